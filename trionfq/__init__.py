@@ -1,0 +1,1 @@
+"""NFQUEUE for trio."""

@@ -1,0 +1,109 @@
+"""The error tree: one class for each thing that a caller would do differently.
+
+trio's ``ClosedResourceError``, ``BusyResourceError`` and ``BrokenResourceError`` stay trio's; they
+are raised ``from`` one of these where there is a cause. Loss (an overrun, a truncated copy) is
+counted, never raised.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class TrionfqError(Exception):
+    """Base of every error that this library defines."""
+
+
+class ProtocolError(TrionfqError):
+    """Somebody broke the protocol; only its subclasses are raised."""
+
+
+class LocalProtocolError(ProtocolError, ValueError):
+    """You asked for what the schema forbids; nothing was sent."""
+
+
+class AlreadyDecidedError(LocalProtocolError):
+    """A second verdict for a packet; nothing was sent, the first one stands."""
+
+
+class RemoteProtocolError(ProtocolError):
+    """Bytes that contradict the schema.
+
+    Attributes:
+      datagram: the whole datagram.
+      offset: where in it the contradiction stands, in bytes.
+      path: the field, from the outside in, such as ``("packet", "NFQA_MARK")``.
+    """
+
+    def __init__(self, message: str, *, datagram: bytes, offset: int, path: tuple[str, ...] = ()):
+        where = " -> ".join(path) if path else "datagram"
+        super().__init__(f"{where} at byte {offset}: {message}")
+        self.datagram = datagram
+        self.offset = offset
+        self.path = path
+
+
+class KernelError(TrionfqError, OSError):
+    """The kernel said no.
+
+    Attributes:
+      errno: the kernel's error number, positive.
+      operation: what was asked, such as ``"bind queue 3"``.
+      extack: the kernel's extended-acknowledgement text, or None.
+      attribute: name of the attribute that the kernel pointed at, or None.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        operation: str,
+        *,
+        advice: str = "",
+        extack: str | None = None,
+        attribute: str | None = None,
+    ):
+        # 524 is the kernel's internal ENOTSUPP, which the C library has no text for.
+        text = "Operation is not supported (kernel ENOTSUPP)" if errno == 524 else os.strerror(errno)
+        said = f" (kernel: {extack})" if extack else ""
+        at = f" at {attribute}" if attribute else ""
+        message = f"{operation}: {text}{at}{said}"
+        super().__init__(errno, f"{message}; {advice}" if advice else message)
+        self.operation = operation
+        self.extack = extack
+        self.attribute = attribute
+
+
+class QueueBusyError(KernelError):
+    """Another socket owns the queue number.
+
+    Attributes:
+      owner_portid: netlink port id of the owner, or None where /proc did not tell.
+    """
+
+    def __init__(self, errno: int, operation: str, *, owner_portid: int | None, advice: str):
+        super().__init__(errno, operation, advice=advice)
+        self.owner_portid = owner_portid
+
+
+class PrivilegeError(KernelError):
+    """CAP_NET_ADMIN is missing in the user namespace that owns the network namespace."""
+
+
+class ModuleMissingError(KernelError):
+    """The kernel has no nfnetlink_queue, or cannot load it."""
+
+
+class CaptureError(TrionfqError):
+    """A capture file that cannot be read or written.
+
+    Attributes:
+      offset: where in the (uncompressed) file, in bytes, or None.
+    """
+
+    def __init__(self, message: str, *, offset: int | None = None):
+        super().__init__(message if offset is None else f"at byte {offset}: {message}")
+        self.offset = offset
+
+
+class ConformanceError(TrionfqError):
+    """A backend, parser or capture breaks a rule of the protocol."""
