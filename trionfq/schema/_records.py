@@ -45,6 +45,7 @@ class Attribute:
       unit: unit of the value, ``""`` where it has none.
       doc: one line, what it means.
       source: the kernel header or function that says so.
+      padded: whether the sender pads it to four bytes where it is the last of its message.
     """
 
     number: int
@@ -55,6 +56,7 @@ class Attribute:
     unit: str = ""
     doc: str = ""
     source: str = ""
+    padded: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,7 @@ class Operation:
       number: low byte of nlmsg_type, such as 0 for NFQNL_MSG_PACKET.
       name: lower case, such as ``verdict``.
       direction: who sends it.
+      header: the fixed header between nlmsghdr and the attributes.
       attributes: the set that its attributes are of.
       required: names that every valid message has.
       optional: names that it may have besides.
@@ -103,6 +106,7 @@ class Operation:
     number: int
     name: str
     direction: Direction
+    header: Construct[Any, Any]
     attributes: AttributeSet
     required: frozenset[str]
     optional: frozenset[str]
