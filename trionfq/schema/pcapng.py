@@ -1,4 +1,4 @@
-"""Capture files: the four pcapng blocks in use, and the classic pcap file.
+"""Capture files: the pcapng blocks in use, two older ones that are read only, and classic pcap.
 
 Source: draft-ietf-opsawg-pcapng; draft-ietf-opsawg-pcap for the classic file. Integers are in the
 byte order of the section (its byte-order magic tells) or of the file (its magic tells).
@@ -46,6 +46,8 @@ class BlockType(enum.IntEnum):
 
     SECTION_HEADER = 0x0A0D0D0A
     INTERFACE_DESCRIPTION = 1
+    OBSOLETE_PACKET = 2
+    SIMPLE_PACKET = 3
     INTERFACE_STATISTICS = 5
     ENHANCED_PACKET = 6
 
@@ -133,6 +135,11 @@ EPB_OPTIONS = _options(
     _option(6, "epb_queue", Native32, "queue of the interface"),
     _option(7, "epb_verdict", Raw(1), "kind of verdict, and the verdict"),
 )
+OPB_OPTIONS = _options(
+    "obsolete-packet",
+    _option(2, "pack_flags", Coded(Native32, PacketFlags), "as epb_flags"),
+    _option(3, "pack_hash", Raw(1), "as epb_hash"),
+)
 ISB_OPTIONS = _options(
     "interface-statistics",
     _option(2, "isb_starttime", _STAMP, "when the capture began"),
@@ -166,6 +173,20 @@ ENHANCED_PACKET = Fields(
     "data" / Counted("captured_len", align=4),
     "options" / option_list(EPB_OPTIONS),
 )
+OBSOLETE_PACKET = Fields(
+    "interface_id" / Native16 * "index of its interface description in the section",
+    "drops_count" / Native16 * "packets lost since the packet before",
+    "timestamp_high" / Native32 * "upper 32 bits, in units of if_tsresol",
+    "timestamp_low" / Native32 * "lower 32 bits",
+    "captured_len" / Native32 * "length of the data in bytes",
+    "original_len" / Native32 * "length of the whole packet in bytes",
+    "data" / Counted("captured_len", align=4),
+    "options" / option_list(OPB_OPTIONS),
+)
+SIMPLE_PACKET = Fields(
+    "original_len" / Native32 * "length of the whole packet in bytes",
+    "data" / Raw() * "as much as the snap length of interface 0 allows, then padding",
+)
 INTERFACE_STATISTICS = Fields(
     "interface_id" / Native32 * "index of its interface description in the section",
     "timestamp_high" / Native32 * "upper 32 bits, in units of if_tsresol",
@@ -189,6 +210,8 @@ class BlockKind(NamedTuple):
 BLOCKS: Mapping[int, BlockKind] = {
     BlockType.SECTION_HEADER: BlockKind("section_header", SECTION_HEADER),
     BlockType.INTERFACE_DESCRIPTION: BlockKind("interface_description", INTERFACE_DESCRIPTION),
+    BlockType.OBSOLETE_PACKET: BlockKind("obsolete_packet", OBSOLETE_PACKET),
+    BlockType.SIMPLE_PACKET: BlockKind("simple_packet", SIMPLE_PACKET),
     BlockType.ENHANCED_PACKET: BlockKind("enhanced_packet", ENHANCED_PACKET),
     BlockType.INTERFACE_STATISTICS: BlockKind("interface_statistics", INTERFACE_STATISTICS),
 }
