@@ -1,0 +1,45 @@
+# Each target does all of its own set-up: it needs make and python3 (3.11 or newer), nothing else.
+.POSIX:
+.NOTPARALLEL:
+.PHONY: help demo test lint docs wheel clean
+
+bin = .venv/bin
+ARGS =
+
+help:
+	@echo 'make demo    a policy decides a recorded capture, then live packets where allowed'
+	@echo 'make test    all tests, with the kernel where this machine allows it; ARGS="-k name"'
+	@echo 'make lint    ruff, mypy, import rules'
+	@echo 'make docs    docs/_build/html'
+	@echo 'make wheel   dist/*.whl, installed elsewhere and tried'
+	@echo 'make clean   remove what the others made'
+
+demo:
+	@tools/setup.sh demo
+	@$(bin)/python examples/demo.py
+
+# An ordinary user's tests run in a user namespace, as the root of networks of their own.
+test:
+	@tools/setup.sh test
+	@tools/with_namespaces.sh --anyway $(bin)/python -m pytest $(ARGS)
+
+lint:
+	@tools/setup.sh test
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+	$(bin)/lint-imports
+
+docs:
+	@tools/setup.sh docs
+	$(bin)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+	@echo 'docs: docs/_build/html/index.html'
+
+wheel:
+	@tools/setup.sh test
+	@tools/try_wheel.sh
+
+clean:
+	rm -rf .venv dist build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
