@@ -97,7 +97,12 @@ class Backend(Protocol):
         """
 
     def queues(self) -> list[QueueRow]:
-        """The queues of this endpoint's network namespace, as the kernel lists them."""
+        """The queues of this endpoint's network namespace, as the kernel lists them.
+
+        Raises:
+          OSError: the list may not be read; the kernel's is root's alone.
+          trio.ClosedResourceError: the backend is closed.
+        """
 
     def socket_drops(self) -> int:
         """Datagrams that the receive buffer refused since it was opened (SO_MEMINFO's drops)."""

@@ -79,7 +79,7 @@ class ReceiveBufferWarning(UserWarning):
         super().__init__(
             f"receive buffer: asked for {asked_bytes} bytes, got {given_bytes}, so a burst loses "
             f"packets earlier: raise the limit (sysctl net.core.rmem_max={asked_bytes}), or run "
-            "with CAP_NET_ADMIN, which may pass it"
+            "with the host's CAP_NET_ADMIN, which may pass it"
         )
         self.asked_bytes = asked_bytes
         self.given_bytes = given_bytes
