@@ -63,7 +63,9 @@ class KernelError(TrionfqError, OSError):
         attribute: str | None = None,
     ):
         # 524 is the kernel's internal ENOTSUPP, which the C library has no text for.
-        text = "Operation is not supported (kernel ENOTSUPP)" if errno == 524 else os.strerror(errno)
+        text = (
+            "Operation is not supported (kernel ENOTSUPP)" if errno == 524 else os.strerror(errno)
+        )
         said = f" (kernel: {extack})" if extack else ""
         at = f" at {attribute}" if attribute else ""
         message = f"{operation}: {text}{at}{said}"
@@ -91,6 +93,29 @@ class PrivilegeError(KernelError):
 
 class ModuleMissingError(KernelError):
     """The kernel has no nfnetlink_queue, or cannot load it."""
+
+
+class VerdictRefusedError(KernelError):
+    """The kernel refused a verdict; error handlers get it, it is not raised.
+
+    Attributes:
+      packet_id: the packet's id.
+      dropped: the kernel dropped the packet; otherwise it is undecided again.
+    """
+
+    def __init__(
+        self,
+        errno: int,
+        operation: str,
+        *,
+        packet_id: int,
+        dropped: bool,
+        extack: str | None = None,
+    ):
+        advice = "the kernel dropped it" if dropped else "it is undecided again"
+        super().__init__(errno, operation, advice=advice, extack=extack)
+        self.packet_id = packet_id
+        self.dropped = dropped
 
 
 class CaptureError(TrionfqError):

@@ -101,9 +101,13 @@ class ErrorBody(Node):
         request = parse_exactly(self.request, header, at, context, inner)
         at = stream.tell()
         rest = Window(stream.read(), at)
-        body = b""
-        if not flags & netlink.MessageFlags.CAPPED:
-            body = self._echo(rest, request["len"] - len(header), flags, inner)
+        length = self.echoed(flags, request["len"], rest.getbuffer().nbytes)
+        if length < 0:
+            raise MalformedError(
+                at, inner, f"expected a length of at least {len(header)}, got {request['len']}"
+            )
+        body = take(rest, length, inner)
+        skip_padding(rest, padding(length, netlink.NLMSG_ALIGNTO), inner)
         attributes: tuple[Any, ...] = ()
         if flags & netlink.MessageFlags.ACK_TLVS:
             attributes = parse_part(self.attributes, rest, context, path)
@@ -118,18 +122,22 @@ class ErrorBody(Node):
             "attributes": attributes,
         }
 
-    def _echo(self, rest: Window, length: int, flags: int, path: str) -> bytes:
-        """What the kernel echoed of the request after its header."""
-        at = rest.tell()
-        if length < 0:
-            raise MalformedError(
-                at, path, f"expected a length of at least {self.request.sizeof()} in its header"
-            )
-        if not rest.getbuffer().nbytes and not flags & netlink.MessageFlags.ACK_TLVS:
-            return b""
-        body = take(rest, length, path)
-        skip_padding(rest, padding(length, netlink.NLMSG_ALIGNTO), path)
-        return body
+    def echoed(self, flags: int, length: int, left: int) -> int:
+        """How many bytes of the request follow its header.
+
+        Args:
+          flags: those of the answer.
+          length: nlmsg_len of the request.
+          left: how many bytes are left of the answer.
+
+        Returns:
+          The number, negative where the request's own length is impossible.
+        """
+        if flags & netlink.MessageFlags.CAPPED:
+            return 0
+        if not left and not flags & netlink.MessageFlags.ACK_TLVS:
+            return 0
+        return length - self.request.sizeof()
 
     def _build(self, obj: Any, stream: Stream, context: Any, path: str) -> Any:
         flags = context["flags"]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from construct import ConstructError
+from construct import Container
 
 from .._errors import LocalProtocolError, RemoteProtocolError
 from . import nfqueue
-from ._constructs import HOST_ORDER, STEP, MalformedError, Node, Order, Window
+from ._constructs import HOST_ORDER, STEP, MalformedError, Node, Order, parse_exactly
 from ._messages import MessageList
 
 if TYPE_CHECKING:
@@ -28,30 +28,22 @@ def path_of(text: str | None) -> tuple[str, ...]:
     return tuple((text or ROOT).split(STEP)[1:])
 
 
-def read(declaration: Node, contents: bytes, *, order: Order) -> Any:
-    """Parse `contents`, all of them, by a declaration.
+def read(
+    declaration: Node, datagram: bytes, *, order: Order, start: int = 0, end: int | None = None
+) -> Any:
+    """Parse the part of `datagram` from `start` to `end`, all of it, by a declaration.
 
     Raises:
-      RemoteProtocolError: they contradict it; the offset counts from the start of `contents`.
+      RemoteProtocolError: it contradicts it; the offset counts from the start of `datagram`.
     """
+    context: Container[Any] = Container(order=order)
+    context["_params"] = context
     try:
-        size = declaration.sizeof()
-    except ConstructError:
-        size = len(contents)
-    try:
-        if size != len(contents):
-            raise MalformedError(0, ROOT, f"expected {size} bytes, got {len(contents)}")
-        window = Window(contents)
-        value = declaration.parse_stream(window, order=order)
-        at = window.tell()
-        left = len(window.read())
-        if left:
-            raise MalformedError(at, ROOT, f"expected the end, got {left} more bytes")
+        return parse_exactly(declaration, datagram[start:end], start, context, ROOT)
     except MalformedError as error:
         raise RemoteProtocolError(
-            error.reason, datagram=contents, offset=error.offset, path=path_of(error.path)
+            error.reason, datagram=datagram, offset=error.offset, path=path_of(error.path)
         ) from None
-    return value
 
 
 def write(declaration: Node, value: Any, *, order: Order) -> bytes:

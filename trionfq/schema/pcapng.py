@@ -223,6 +223,10 @@ BLOCK_HEADER = Fields(
 BLOCK_TRAILER = Fields(
     "block_total_length" / Native32 * "the same again",
 )
+ENHANCED_PACKET_HEAD = Fields(*BLOCK_HEADER.subcons, *ENHANCED_PACKET.subcons[:-2])
+"""All of an enhanced packet block that stands before its data, to learn where that ends."""
+ENHANCED_PACKET_OPTIONS = ENHANCED_PACKET.subcons[-1].subcon
+"""All of it that stands behind its data, up to the trailer."""
 
 
 class Block(Node):
@@ -231,6 +235,7 @@ class Block(Node):
     header = BLOCK_HEADER
     trailer = BLOCK_TRAILER
     kinds = BLOCKS
+    other = Raw(step=4)
 
     def least(self) -> int:
         """Length of an empty block, in bytes."""
@@ -244,9 +249,11 @@ class Block(Node):
         inner = f"{path}{STEP}{kind.name if kind else 'block'}"
         rest = stream.read()
         length = head["block_total_length"]
-        if length != size + len(rest) or length < self.least() or length % 4:
-            expected = f"a length of {size + len(rest)}, at least {self.least()}, a multiple of 4"
-            raise MalformedError(at, inner, f"expected {expected}, got {length}")
+        if length != size + len(rest) or length < self.least():
+            least, there = self.least(), size + len(rest)
+            raise MalformedError(
+                at, inner, f"expected a length of {there}, at least {least}, got {length}"
+            )
         body, end = rest[: -self.trailer.sizeof()], rest[-self.trailer.sizeof() :]
         end_at = at + size + len(body)
         repeated = parse_exactly(self.trailer, end, end_at, context, inner)["block_total_length"]
@@ -254,7 +261,7 @@ class Block(Node):
             raise MalformedError(
                 end_at, inner, f"expected the length {length} again, got {repeated}"
             )
-        value = parse_exactly(kind.body, body, at + size, context, inner) if kind else body
+        value = parse_exactly(kind.body if kind else self.other, body, at + size, context, inner)
         return {"block_type": head["block_type"], "body": value}
 
     def _build(self, obj: Any, stream: Stream, context: Any, path: str) -> Any:
@@ -262,7 +269,7 @@ class Block(Node):
             raise RefusedError(path, f"expected a block_type and a body, got {obj!r}")
         kind = self.kinds.get(obj["block_type"])
         inner = f"{path}{STEP}{kind.name if kind else 'block'}"
-        body = built(kind.body if kind else Raw(step=4), obj["body"], context, inner)
+        body = built(kind.body if kind else self.other, obj["body"], context, inner)
         length = self.least() + len(body)
         head = {"block_type": obj["block_type"], "block_total_length": length}
         build_part(self.header, head, stream, context, inner)

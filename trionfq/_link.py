@@ -1,0 +1,357 @@
+"""One binding's way to the kernel: protocol machine, backend and read-ahead joined.
+
+Everything here is synchronous but the one wait. Every method that changes ledger or buffers is
+protected from Ctrl-C: an interrupt in the middle of one would tear it. What runs in the flush
+instrument (`Link.flush` and all below it) never reschedules a task, since trio has fixed its
+timeout by then and the task would sleep on; whoever must wake is woken through ``run_sync_soon``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from trionfq._codec import split
+from trionfq._packet import Packet
+from trionfq._protocol import QueueProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeAlias
+
+    from trionfq._read_ahead import ReadAhead
+    from trionfq._verdict import Verdict
+    from trionfq.backends import Backend, QueueRow, Received
+    from trionfq.schema import ErrorMessage
+
+    ErrorHandler: TypeAlias = Callable[[Exception, Packet | None], object]
+
+_log = logging.getLogger("trionfq")
+
+# Most packets read and not handed out; beyond that the kernel's own queue is the buffer.
+READ_AHEAD = 256
+# Drains start small, so that a slow consumer does not sit on many packets, and double while full.
+_FIRST_DRAIN = 8
+# Pause before a send that found no memory is tried again.
+_RETRY_S = 0.001
+
+
+class Link:
+    """Reads, sends, and knows whether that still works.
+
+    Attributes:
+      protocol: our side of the queue.
+      backend: the other side.
+      ahead: packets read and not handed out.
+      error_handler: told of refusals and undecodable messages, None to log them.
+      failure: why the queue is unusable, None while it works.
+      failure_seen: somebody was told.
+      ended: a replay has come to its end.
+      closed: the binding was ended by us.
+      reading: a task waits for the socket.
+      overruns: see `Statistics`.
+      truncated: likewise.
+      foreign: likewise.
+    """
+
+    def __init__(
+        self,
+        protocol: QueueProtocol,
+        backend: Backend,
+        ahead: ReadAhead,
+        error_handler: ErrorHandler | None,
+    ) -> None:
+        self.protocol = protocol
+        self.backend = backend
+        self.ahead = ahead
+        self.error_handler = error_handler
+        self.failure: BaseException | None = None
+        self.failure_seen = False
+        self.ended = False
+        self.closed = False
+        self.reading = False
+        self.overruns = 0
+        self.truncated = 0
+        self.foreign = 0
+        self._drain_limit = _FIRST_DRAIN
+        self._outbox: deque[bytes] = deque()
+        self._retrying = False
+        self._waiters = trio.lowlevel.ParkingLot()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._last_row: QueueRow | None = None
+        protocol.ended_error = self._ended_error
+
+    def attach(self, nursery: trio.Nursery) -> None:
+        """Know the trio run, and the nursery for what must be retried later."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._nursery = nursery
+
+    @property
+    def number(self) -> int:
+        """The queue number."""
+        return self.protocol.config.number
+
+    # -- reading -------------------------------------------------------------------------------
+
+    async def wait_for_packets(self) -> None:
+        """Read until the read-ahead has something; not a checkpoint where it can be had at once.
+
+        One task reads; the others park until it passes on what it got, or the reading.
+
+        Raises:
+          trio.EndOfChannel: a replay has come to its end.
+          trio.ClosedResourceError, trio.BrokenResourceError: the queue is unusable.
+        """
+        try:
+            while not self.ahead:
+                self.raise_if_unusable()
+                if self.reading:
+                    await self._waiters.park()
+                    continue
+                self.drain()
+                self.report()
+                if self.ahead:
+                    break
+                self.raise_if_unusable()
+                if self.ended:
+                    raise trio.EndOfChannel
+                await self.wait_readable()
+        finally:
+            self.pass_on()
+
+    async def wait_readable(self) -> None:
+        """Wait for the backend, as the one task that does.
+
+        Raises:
+          trio.ClosedResourceError, trio.BrokenResourceError: the queue became unusable.
+        """
+        self.reading = True
+        try:
+            await self.backend.wait_readable()
+        except trio.ClosedResourceError:
+            # A failure closes the backend to wake us; then the failure is what to raise.
+            self.raise_if_unusable()
+            raise
+        finally:
+            self.reading = False
+
+    def pass_on(self) -> None:
+        """Wake a task for each packet that is left, or one to do the reading."""
+        if self._waiters:
+            self._waiters.unpark(count=max(1, len(self.ahead)))
+
+    @trio.lowlevel.enable_ki_protection
+    def drain(self) -> None:
+        """Read once from the backend, at most as much as the read-ahead has room for."""
+        limit = min(self._drain_limit, READ_AHEAD - len(self.ahead))
+        if limit <= 0:
+            return
+        try:
+            received = self.backend.receive_nowait(limit)
+        except (OSError, trio.ClosedResourceError) as error:
+            self.fail(error)
+            return
+        if self.take(received) >= limit:
+            self._drain_limit = min(READ_AHEAD, 2 * self._drain_limit)
+        else:
+            self.protocol.settled()
+
+    def shorten_drains(self) -> None:
+        """Read less at a time: the consumer is slow, and what it sits on nobody else gets."""
+        self._drain_limit = max(_FIRST_DRAIN, self._drain_limit // 2)
+
+    @trio.lowlevel.enable_ki_protection
+    def take(self, received: Received) -> int:
+        """Deal with what one read brought; returns how many datagrams that were."""
+        packets = self.protocol.receive(received.datagrams)
+        if packets:
+            self.ahead.append(packets)
+        self.overruns += received.overruns
+        self.truncated += received.truncated
+        self.foreign += received.foreign
+        self.ended = received.ended
+        if self.protocol.failure is not None:
+            self.fail(self.protocol.failure)
+        return len(received.datagrams) + received.truncated + received.foreign
+
+    def report(self) -> None:
+        """Tell the error handler what it has not been told; it may raise."""
+        refusals = self.protocol.refusals
+        while refusals:
+            error, packet = refusals.popleft()
+            if self.error_handler is not None:
+                self.error_handler(error, packet)
+            else:
+                _log.warning("queue %d: %s", self.number, error)
+
+    @trio.lowlevel.enable_ki_protection
+    def request(self, sequence: int, datagram: bytes) -> ErrorMessage | None:
+        """Send a configuration request and read until its answer, keeping packets that come.
+
+        Answers come in order and the kernel delivers at most max_len undecided packets, so this
+        ends. Returns None where the socket ran empty first: the answer was lost.
+
+        Raises:
+          OSError, trio.ClosedResourceError: the backend is unusable.
+        """
+        self.backend.send_nowait(datagram)
+        while True:
+            count = self.take(self.backend.receive_nowait(READ_AHEAD))
+            answer = self.protocol.answers.pop(sequence, None)
+            if answer is not None or not count:
+                return answer
+
+    # -- sending -------------------------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def flush(self) -> None:
+        """Send the verdicts that wait."""
+        if self.protocol.pending:
+            self._outbox += self.protocol.flush(self.backend.max_send_bytes)
+        if self._outbox and not self._retrying:
+            self._send()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether anything waits to be sent."""
+        return self.protocol.pending or bool(self._outbox)
+
+    def _send(self) -> None:
+        outbox = self._outbox
+        while outbox:
+            try:
+                self.backend.send_nowait(outbox[0])
+            except (OSError, trio.ClosedResourceError) as error:
+                if not self._send_failed(error):
+                    return
+            else:
+                outbox.popleft()
+
+    def _send_failed(self, error: Exception) -> bool:
+        """Whether to go on sending."""
+        code = error.errno if isinstance(error, OSError) else None
+        if code == errno.ENOBUFS:
+            self._retrying = True
+            self._soon(self._start_retrying)
+            return False
+        pieces = split(self._outbox[0]) if code == errno.EMSGSIZE else []
+        if len(pieces) < 2:
+            self.fail(error)
+            return False
+        self._outbox.popleft()
+        half = len(pieces) // 2
+        self._outbox.extendleft(b"".join(part) for part in (pieces[half:], pieces[:half]))
+        return True
+
+    def _start_retrying(self) -> None:
+        if self._nursery is not None and not self.closed:
+            self._nursery.start_soon(self._retry)
+
+    async def _retry(self) -> None:
+        await trio.sleep(_RETRY_S)
+        self._retrying = False
+        self.flush()
+
+    def _soon(self, call: Callable[[], object]) -> None:
+        if self._token is not None:
+            self._token.run_sync_soon(call)
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def raise_if_unusable(self) -> None:
+        """Raise why the queue cannot be used any more, if so.
+
+        Raises:
+          trio.BrokenResourceError: it failed; the cause is chained.
+          trio.ClosedResourceError: it was closed.
+        """
+        if self.failure is not None:
+            self.failure_seen = True
+            raise trio.BrokenResourceError(f"queue {self.number}: {self.failure}") from self.failure
+        if self.closed:
+            raise trio.ClosedResourceError(f"queue {self.number} is closed")
+
+    def _ended_error(self, text: str) -> Exception:
+        if self.failure is None or self.closed:
+            return trio.ClosedResourceError(text)
+        error = trio.BrokenResourceError(f"{text}: {self.failure}")
+        error.__cause__ = self.failure
+        return error
+
+    @trio.lowlevel.enable_ki_protection
+    def fail(self, error: BaseException) -> None:
+        """Make the queue unusable, and have whoever waits told."""
+        if self.failure is None and not self.closed:
+            self.row()
+            self.failure = error
+            self.protocol.release()
+            self._outbox.clear()
+            self._soon(self._wake_all)
+
+    def _wake_all(self) -> None:
+        self.backend.close()
+        self._waiters.unpark_all()
+
+    def row(self) -> QueueRow | None:
+        """Our row of /proc; after the end, the last one seen."""
+        if not self.closed and self.failure is None:
+            # A namespace that is gone, or a backend that broke, has no rows; that is no error.
+            with suppress(OSError, trio.ClosedResourceError):
+                port_id = self.backend.port_id
+                self._last_row = next(
+                    (
+                        row
+                        for row in self.backend.queues()
+                        if row.queue == self.number and row.portid == port_id
+                    ),
+                    None,
+                )
+        return self._last_row
+
+    @trio.lowlevel.enable_ki_protection
+    def close(self, policy: Verdict) -> BaseException | None:
+        """End the binding, without waiting; returns what went wrong and nobody was told."""
+        if self.closed:
+            return None
+        failure = None if self.failure_seen else self.failure
+        if self.failure is None:
+            self.row()
+            try:
+                self._outbox += self.protocol.end(policy, self.backend.max_send_bytes)
+                for datagram in self._outbox:
+                    self.backend.send_nowait(datagram)
+                # One look, for the counters: answers that came, and packets that nobody read.
+                self.take(self.backend.receive_nowait(READ_AHEAD))
+                failure = self.protocol.failure
+            except (OSError, trio.ClosedResourceError) as error:
+                failure = error
+        self.closed = True
+        self._outbox.clear()
+        self.ahead.take_all()
+        self.protocol.release()
+        self.backend.close()
+        self._waiters.unpark_all()
+        return failure
+
+
+for _method in (
+    Packet.accept,
+    Packet.decide,
+    Packet.settle,
+    Packet.set_payload,
+    Packet.hold,
+    QueueProtocol.receive,
+    QueueProtocol.flush,
+    QueueProtocol.end,
+    QueueProtocol.release,
+    QueueProtocol.decide,
+    QueueProtocol.decide_id,
+    QueueProtocol.decide_up_to,
+):
+    trio.lowlevel.enable_ki_protection(_method)

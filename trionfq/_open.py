@@ -1,0 +1,277 @@
+"""Opening a queue: arguments checked, one message sent, and the reason told where it fails."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trionfq._errors import (
+    KernelError,
+    ModuleMissingError,
+    PrivilegeError,
+    QueueBusyError,
+)
+from trionfq._link import Link
+from trionfq._protocol import QueueConfig, QueueProtocol, check_config, explanation
+from trionfq._queue import Queue
+from trionfq._read_ahead import CHUNK, ReadAhead
+from trionfq._verdict import Verdict, check_queue_number
+from trionfq.backends.netlink import NetlinkBackend
+from trionfq.schema.nfqueue import CopyMode, QueueFlags
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable
+    from types import TracebackType
+
+    from trionfq._link import ErrorHandler
+    from trionfq.backends import Backend
+    from trionfq.backends.netlink import Namespace, NetlinkOptions
+    from trionfq.schema import ErrorMessage
+
+_ATTEMPTS = 3
+
+
+def open_queue(
+    number: int,
+    *,
+    copy_mode: CopyMode = CopyMode.PACKET,
+    copy_range: int = 0xFFFF,
+    max_len: int = 1024,
+    flags: QueueFlags = QueueFlags(0),  # noqa: B008 - an immutable flag
+    on_close: Verdict = Verdict.DROP,
+    error_handler: ErrorHandler | None = None,
+    checkpoint_every: int | None = None,
+    namespace: str | os.PathLike[str] | Namespace | None = None,
+    receive_buffer_bytes: int | None = None,
+    netlink_options: NetlinkOptions | None = None,
+    fd: int | None = None,
+    inherited: bool = False,
+    ledger: Iterable[int] | None = None,
+    backend: Backend | None = None,
+) -> QueueManager:
+    """Bind an nfqueue and give its packets until the block ends.
+
+    Use it as ``async with open_queue(0) as queue``. Entering is a checkpoint; packets that arrive
+    meanwhile are kept. Leaving does not block: every undecided packet, read or not, gets
+    ``on_close``, also under cancellation. An exception from the block leaves as it was raised.
+
+    Args:
+      number: queue number, 0 to 65535, as in the rule.
+      copy_mode: what of each packet is copied: CopyMode.PACKET, META (no payload), or NONE (the
+        kernel then drops every packet).
+      copy_range: most payload bytes copied of a packet; 0 and more than 65,531 mean 65,531
+        (nfqnl_set_mode). A packet that was cut cannot be rewritten.
+      max_len: most packets that the kernel holds, in packets; beyond it drops
+        (NFQA_CFG_QUEUE_MAXLEN), or accepts with QueueFlags.FAIL_OPEN.
+      flags: NFQA_CFG_F_* flags.
+      on_close: Verdict.DROP or Verdict.ACCEPT, for packets undecided at the end. With accept and a
+        bypass rule nothing is lost when a program stops under traffic.
+      error_handler: called with (exception, packet or None) for refused verdicts
+        (`VerdictRefusedError`; the packet is undecided again) and undecodable messages
+        (`RemoteProtocolError`); may raise to end the consumer. Without it they are logged.
+      checkpoint_every: packets between checkpoints of ``async for``; 1 is trio's usual rule. None
+        has one a batch, and at the latest after about a millisecond.
+      namespace: network namespace: a name as ``ip netns`` shows it, a path, or a `Namespace`.
+      receive_buffer_bytes: size of the socket's receive buffer in bytes.
+      netlink_options: netlink socket options.
+      fd: an open AF_NETLINK socket to use instead of a new one.
+      inherited: the queue is already bound through ``fd``, by a process that this one was forked
+        from; nothing is bound, and verdicts are not batched unless ``ledger`` is given.
+      ledger: `Queue.undecided_ids` of the process that bound the queue.
+      backend: where datagrams come from; a new `NetlinkBackend` if None.
+
+    Raises:
+      QueueBusyError: on entering; another socket owns the number; its port id is named. The kernel
+        gives the same EPERM as for a missing privilege (nfqnl_recv_config), so
+        /proc/net/netfilter/nfnetlink_queue decides.
+      PrivilegeError: on entering; CAP_NET_ADMIN is missing in the namespace's owner.
+      ModuleMissingError: on entering; the kernel has no nfnetlink_queue.
+      KernelError: on entering; the kernel refused something else; errno and text are kept.
+      ValueError, TypeError: an argument is wrong, or belongs to a socket and ``backend`` is given;
+        nothing was sent.
+    """
+    config = check_config(
+        QueueConfig(check_queue_number(number), copy_mode, copy_range, max_len, flags)
+    )
+    if on_close not in (Verdict.DROP, Verdict.ACCEPT):
+        raise ValueError(f"on_close: expected DROP or ACCEPT, got {on_close!r}")
+    if checkpoint_every is not None and checkpoint_every < 1:
+        raise ValueError(f"checkpoint_every: expected at least 1, got {checkpoint_every}")
+    socket_options = {
+        "namespace": namespace,
+        "receive_buffer_bytes": receive_buffer_bytes,
+        "options": netlink_options,
+        "fd": fd,
+    }
+    given: dict[str, Any] = {
+        name: value for name, value in socket_options.items() if value is not None
+    }
+    if backend is not None and given:
+        raise ValueError(
+            f"{', '.join(given)}: belongs to a netlink socket; give it to the backend instead"
+        )
+    if (inherited or ledger is not None) and backend is None and fd is None:
+        raise ValueError("inherited, ledger: give the bound socket as fd= or backend=")
+    if ledger is not None and not inherited:
+        raise ValueError("ledger: belongs to inherited=True")
+    if backend is not None and not callable(getattr(backend, "receive_nowait", None)):
+        raise TypeError(f"backend: expected a Backend, got {type(backend).__name__}")
+    return QueueManager(
+        config,
+        given,
+        backend,
+        on_close=on_close,
+        error_handler=error_handler,
+        checkpoint_every=checkpoint_every,
+        inherited=inherited,
+        ledger=None if ledger is None else list(ledger),
+    )
+
+
+class QueueManager:
+    """What `open_queue` returns: an async context manager, for one use.
+
+    A class, not a generator around a nursery: a nursery would wrap the block's exception in a
+    group. The receive loop never raises into the nursery, so what the nursery raises on leaving
+    can only be its own cancellation.
+    """
+
+    def __init__(
+        self,
+        config: QueueConfig,
+        socket_options: dict[str, Any],
+        backend: Backend | None,
+        *,
+        on_close: Verdict,
+        error_handler: ErrorHandler | None,
+        checkpoint_every: int | None,
+        inherited: bool,
+        ledger: list[int] | None,
+    ) -> None:
+        self._config = config
+        self._socket_options = socket_options
+        self._backend = backend
+        self._on_close = on_close
+        self._error_handler = error_handler
+        self._checkpoint_every = checkpoint_every
+        self._inherited = inherited
+        self._ledger = ledger
+        self._queue: Queue | None = None
+        self._nursery_manager = trio.open_nursery()
+
+    async def __aenter__(self) -> Queue:
+        if self._queue is not None:
+            raise RuntimeError("this open_queue() was entered before; call it again")
+        # Before anything is bound, so that a cancellation has nothing to undo.
+        await trio.lowlevel.checkpoint()
+        queue = self._queue = self._bound_queue()
+        nursery = await self._nursery_manager.__aenter__()
+        self._nursery_cancel = nursery.cancel_scope.cancel
+        queue.attach(nursery)
+        return queue
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        queue = self._queue
+        assert queue is not None
+        failure = queue.close()
+        try:
+            self._nursery_cancel()
+            await self._nursery_manager.__aexit__(None, None, None)
+        except BaseExceptionGroup as group:
+            # Cancelled may come from outside too; the next checkpoint raises that again.
+            _cancelled, other = group.split(trio.Cancelled)
+            if other is not None:
+                raise other.exceptions[0] from None
+        except trio.Cancelled:
+            pass
+        if failure is not None and exc is None:
+            raise failure
+
+    def _bound_queue(self) -> Queue:
+        backend = self._backend
+        if backend is None:
+            backend = NetlinkBackend(**self._socket_options)
+        try:
+            protocol = QueueProtocol(
+                self._config,
+                policy=self._on_close,
+                inherited=self._inherited,
+                ledger=self._ledger,
+                interface_name=lambda index: (
+                    None if index is None else backend.interface_name(index)
+                ),
+            )
+            link = Link(
+                protocol, backend, ReadAhead(self._checkpoint_every or CHUNK), self._error_handler
+            )
+            if not self._inherited:
+                _bind(link)
+        except BaseException:
+            backend.close()
+            raise
+        return Queue(link, on_close=self._on_close, checkpoint_every=self._checkpoint_every)
+
+
+def _bind(link: Link) -> None:
+    """Bind, and read until the kernel's answer; a lost answer is looked up in /proc."""
+    protocol, backend, number = link.protocol, link.backend, link.number
+    for _attempt in range(_ATTEMPTS):
+        answer = link.request(*protocol.bind_request())
+        if answer is not None:
+            if answer.error:
+                raise _bind_error(-answer.error, answer, number, backend)
+            return
+        if any(r.queue == number and r.portid == backend.port_id for r in backend.queues()):
+            return
+    raise KernelError(
+        errno.ENOBUFS,
+        f"bind queue {number}",
+        advice="the kernel's answer found no room; raise receive_buffer_bytes",
+    )
+
+
+def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) -> KernelError:
+    operation = f"bind queue {number}"
+    said = explanation(answer)
+    if code in (errno.EPERM, errno.EBUSY, errno.EEXIST):
+        owner = next((row.portid for row in backend.queues() if row.queue == number), None)
+        if owner is not None or code != errno.EPERM:
+            return QueueBusyError(
+                code,
+                operation,
+                owner_portid=owner,
+                advice=f"queue {number} belongs to the netlink socket with port id {owner} "
+                "(usually its process id): stop that program, or use another queue number in "
+                "rule and program",
+            )
+        return PrivilegeError(
+            code,
+            operation,
+            advice="CAP_NET_ADMIN is missing in the user namespace that owns the network "
+            "namespace: run as root, or with setpriv/setcap cap_net_admin",
+            extack=said,
+        )
+    if code in (errno.EINVAL, errno.EPROTONOSUPPORT):
+        # nfnetlink_rcv_msg gives EINVAL where no subsystem is registered; our message is valid.
+        return ModuleMissingError(
+            code,
+            operation,
+            advice="the kernel has no nfnetlink_queue: modprobe nfnetlink_queue as root, or enable "
+            "CONFIG_NETFILTER_NETLINK_QUEUE",
+            extack=said,
+        )
+    advice = ""
+    if code == errno.EOPNOTSUPP:
+        advice = (
+            "this kernel does not know one of the flags; QueueFlags.CONNTRACK needs the module "
+            "nf_conntrack_netlink, QueueFlags.SECCTX a security module"
+        )
+    return KernelError(code, operation, advice=advice, extack=said)

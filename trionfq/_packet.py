@@ -1,0 +1,379 @@
+"""One packet: lazy attributes, and exactly one verdict.
+
+Every packet is in one of three states, told by ``_decision``: None (untouched), a `Draft` (an edit
+or a hold, no verdict yet) or a `Decision` (a verdict was given). Only the untouched state takes
+the short way through `Packet.accept`; everything else goes through `Packet.decide`, so the short
+way needs two comparisons for all of the rules: not decided, not edited, binding alive, right
+thread. The packet has no ``__del__``: holding one is legal, and only closing the queue decides.
+"""
+
+from __future__ import annotations
+
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from trionfq._errors import AlreadyDecidedError, LocalProtocolError
+from trionfq._ip import IPView
+from trionfq._ip_repair import Unfixed, repair
+from trionfq._packet_attributes import PacketAttributes
+from trionfq._verdict import Changes, Decision, Verdict, as_bytes, decision, queue_code
+from trionfq.schema.nfnetlink import Family
+from trionfq.schema.nfqueue import CopyMode, SkbInfo
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from trionfq._codec import Shape
+    from trionfq._protocol import QueueProtocol
+
+_ACCEPTED = Decision(Verdict.ACCEPT)
+
+
+class Draft:
+    """What was said of a packet before its verdict."""
+
+    __slots__ = ("held", "payload", "unfixed")
+
+    def __init__(self) -> None:
+        self.held = False
+        self.payload: bytes | None = None
+        self.unfixed: tuple[Unfixed, ...] = ()
+
+
+class Packet(PacketAttributes):
+    """A packet that waits for its verdict.
+
+    Its bytes are immutable and its own. Attributes are decoded when read; one that the kernel did
+    not send is None (or 0 where the kernel leaves out zeros). Verdict methods are plain calls,
+    never checkpoints, and belong to the thread that runs trio.
+
+    Attributes:
+      id: packet id, unique within a binding until 2**32 packets later (NFQA_PACKET_HDR).
+    """
+
+    __slots__ = ("_datagram", "_decision", "_owner", "_received_ns", "_shape", "id")
+
+    def __init__(
+        self, packet_id: int, datagram: bytes, shape: Shape, owner: QueueProtocol, received_ns: int
+    ) -> None:
+        self.id = packet_id
+        self._datagram = datagram
+        self._shape = shape
+        self._owner = owner
+        self._received_ns = received_ns
+        self._decision: Draft | Decision | None = None
+
+    def __repr__(self) -> str:
+        told = self._decision
+        state = told.verdict.name.lower() if isinstance(told, Decision) else "undecided"
+        return f"<Packet {self.id} of queue {self.queue_number}, {state}>"
+
+    # -- verdicts ------------------------------------------------------------------------------
+
+    def accept(self, **changes: Unpack[Changes]) -> None:
+        """Let the packet go on (NF_ACCEPT).
+
+        It leaves the chain for the next hook: later rules of the same chain never see it.
+
+        Args:
+          **changes: see `Changes`.
+
+        Raises:
+          AlreadyDecidedError: it has a verdict; nothing is sent.
+          LocalProtocolError: a change that cannot be made; the packet is still undecided.
+          TypeError: a change of the wrong type.
+          RuntimeError: called from another thread than trio's.
+          trio.ClosedResourceError: the queue is closed.
+        """
+        owner = self._owner
+        if changes or self._decision is not None or owner.thread != get_ident():
+            self.decide(Verdict.ACCEPT, changes)
+        else:
+            owner.accept(self)
+            self._decision = _ACCEPTED
+
+    def drop(self) -> None:
+        """Discard the packet (NF_DROP).
+
+        Raises:
+          AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
+        """
+        self.decide(Verdict.DROP, {})
+
+    def stop(self, **changes: Unpack[Changes]) -> None:
+        """Accept, and skip the hook's remaining chains, too (NF_STOP).
+
+        Args:
+          **changes: see `Changes`.
+
+        Raises:
+          AlreadyDecidedError, LocalProtocolError, TypeError, RuntimeError,
+          trio.ClosedResourceError: as `accept`.
+        """
+        self.decide(Verdict.STOP, changes)
+
+    def repeat(self, *, allow_loop: bool = False, **changes: Unpack[Changes]) -> None:
+        """Run the hook again; the packet comes back under a new id (NF_REPEAT).
+
+        A rule that matches it again queues it again, for ever. So either set a mark that the
+        rule excludes, or say ``allow_loop=True``.
+
+        Args:
+          allow_loop: no mark is needed; something else ends the loop.
+          **changes: see `Changes`.
+
+        Raises:
+          LocalProtocolError: neither a mark nor ``allow_loop``, or as `accept`.
+          AlreadyDecidedError, TypeError, RuntimeError, trio.ClosedResourceError: as `accept`.
+        """
+        if changes.get("mark") is None and not allow_loop:
+            raise LocalProtocolError(
+                f"repeat of packet {self.id}: without a new mark the same rule queues it again for "
+                "ever; give mark=... and exclude that mark in the rule, or allow_loop=True"
+            )
+        self.decide(Verdict.REPEAT, changes)
+
+    def requeue(self, number: int, *, bypass: bool = False, **changes: Unpack[Changes]) -> None:
+        """Hand the packet to another queue (NF_QUEUE).
+
+        Args:
+          number: the other queue, 0 to 65535; may be this one.
+          bypass: accept the packet where nobody has bound that queue; it is dropped otherwise.
+            A full queue drops in any case.
+          **changes: see `Changes`.
+
+        Raises:
+          ValueError: the number is out of range.
+          AlreadyDecidedError, LocalProtocolError, TypeError, RuntimeError,
+          trio.ClosedResourceError: as `accept`.
+        """
+        self.decide(queue_code(number, bypass=bypass), changes)
+
+    def hold(self) -> None:
+        """Say that the packet stays undecided on purpose.
+
+        Neither `Queue.serve` nor the end of the block then takes it for forgotten. It counts
+        against the kernel's max_len, and as long as the lowest undecided packet is held, verdicts
+        cannot be batched.
+
+        Raises:
+          AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
+        """
+        self._draft().held = True
+
+    def decide(self, code: int, changes: Changes) -> None:
+        owner = self._owner
+        draft = self._writable()
+        payload = changes.get("payload")
+        if payload is not None:
+            payload, notes = self._repaired(payload, fix=changes.get("repair", True))
+            draft = self._draft()
+            draft.unfixed = notes
+        elif draft is not None and code != Verdict.DROP:
+            payload = draft.payload
+        told = decision(code, {**changes, "payload": payload} if payload is not None else changes)
+        if told.attributes:
+            self._check_changes(changes)
+        owner.decide(self, told)
+        self._decision = told
+
+    def _writable(self) -> Draft | None:
+        """The draft, if a verdict may still be given.
+
+        Raises:
+          AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
+        """
+        self._owner.check_usable()
+        told = self._decision
+        if isinstance(told, Decision):
+            raise AlreadyDecidedError(
+                f"packet {self.id} of queue {self.queue_number} already has the verdict "
+                f"{told.verdict.name}; nothing was sent"
+            )
+        return told
+
+    def settle(self, told: Decision) -> None:
+        """Give a verdict that was checked elsewhere; for the protocol machine and `Batch`."""
+        self._owner.decide(self, told)
+        self._decision = told
+
+    def reopen(self) -> None:
+        """Make it undecided again, since the kernel refused its verdict and kept it."""
+        told = self._decision
+        self._decision = None
+        if isinstance(told, Decision) and told.payload is not None:
+            self._draft().payload = told.payload
+
+    def _draft(self) -> Draft:
+        draft = self._writable()
+        if draft is None:
+            draft = self._decision = Draft()
+        return draft
+
+    def _check_changes(self, changes: Changes) -> None:
+        """Refuse what the kernel would ignore, refuse or punish by dropping the packet.
+
+        Source: nfqa_parse_bridge and nfqnl_recv_verdict, nfnetlink_queue.c.
+        """
+        for name in ("vlan", "l2hdr"):
+            if changes.get(name) is not None and self.family != Family.BRIDGE:
+                raise LocalProtocolError(
+                    f"{name}: only packets of the bridge family have one to change, "
+                    f"this one is of family {self.family}"
+                )
+        l2hdr = changes.get("l2hdr")
+        if l2hdr is not None and len(l2hdr) != len(self.l2hdr or b""):
+            raise LocalProtocolError(
+                f"l2hdr: expected {len(self.l2hdr or b'')} bytes as received, got {len(l2hdr)}; "
+                "the kernel would drop the packet"
+            )
+        self._owner.check_conntrack(changes)
+
+    # -- payload -------------------------------------------------------------------------------
+
+    @property
+    def payload(self) -> bytes:
+        """The packet from its network header on; after setting it, the new bytes.
+
+        Setting it repairs IP lengths and checksums, and TCP, UDP, ICMP and ICMPv6 checksums, and
+        leaves with the verdict; `set_payload` can leave the bytes as given.
+
+        Raises:
+          LocalProtocolError: the queue's copy mode gives no payload; or, on setting, the packet
+            was copied only in part, or the new payload has no room for its headers.
+          TypeError: set to something that is not bytes.
+        """
+        told = self._decision
+        if told is not None and told.payload is not None:
+            return told.payload
+        start = self._shape.payload_start
+        if start is not None:
+            return self._datagram[start:]
+        return self._no_payload()
+
+    @payload.setter
+    def payload(self, payload: bytes) -> None:
+        self.set_payload(payload)
+
+    def _no_payload(self) -> bytes:
+        if self._owner.config.copy_mode is not CopyMode.PACKET:
+            raise LocalProtocolError(
+                f"packet {self.id}: queue {self.queue_number} copies no payload; open it with "
+                "copy_mode=CopyMode.PACKET to read or change one"
+            )
+        return b""
+
+    def set_payload(self, payload: bytes, *, repair: bool = True) -> tuple[Unfixed, ...]:
+        """Replace the payload; it leaves with the verdict, unless that is a drop.
+
+        Args:
+          payload: the packet from its network header on; at most 65,531 bytes (nla_len is 16
+            bits).
+          repair: fix IP lengths and checksums, and TCP, UDP, ICMP and ICMPv6 checksums; the
+            kernel fixes nothing.
+
+        Returns:
+          What could not be repaired; those bytes stand as given.
+
+        Raises:
+          TypeError: not bytes.
+          LocalProtocolError: the packet was copied only in part, or the new payload has no room
+            for its headers.
+          AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
+        """
+        self._writable()
+        new, notes = self._repaired(payload, fix=repair)
+        draft = self._draft()
+        draft.payload = new
+        draft.unfixed = notes
+        return notes
+
+    def _repaired(self, payload: object, *, fix: bool) -> tuple[bytes, tuple[Unfixed, ...]]:
+        new = as_bytes("payload", payload)
+        if self.truncated:
+            raise LocalProtocolError(
+                f"packet {self.id} was copied only in part ({len(self._copied())} of "
+                f"{self.original_length} bytes): sending that back would cut it; raise copy_range "
+                "to rewrite packets"
+            )
+        old = self._copied()
+        least = self._least_payload(old)
+        if len(new) < least:
+            raise LocalProtocolError(
+                f"payload: expected at least {least} bytes for the headers, got {len(new)}; the "
+                "kernel would drop the packet and say nothing"
+            )
+        if not fix or self.family == Family.ARP:
+            return new, ()
+        not_ready = bool(self.skb_info & SkbInfo.CSUMNOTREADY)
+        return repair(new, original=old, checksum_not_ready=not_ready)
+
+    def _copied(self) -> bytes:
+        start = self._shape.payload_start
+        return self._no_payload() if start is None else self._datagram[start:]
+
+    def _least_payload(self, old: bytes) -> int:
+        # nfqnl_mangle trims no further than the transport offset and drops what is shorter.
+        return IPView(old).transport_offset or 0
+
+    @property
+    def unfixed(self) -> tuple[Unfixed, ...]:
+        """What the last change of the payload could not repair."""
+        told = self._decision
+        return told.unfixed if isinstance(told, Draft) else ()
+
+    @property
+    def original_length(self) -> int:
+        """Length of the whole packet in bytes, however much of it was copied."""
+        cap_len = self.cap_len
+        return len(self._copied()) if cap_len is None else cap_len
+
+    @property
+    def truncated(self) -> bool:
+        """Whether only a part of the packet was copied (NFQA_CAP_LEN, since 3.7)."""
+        cap_len = self.cap_len
+        if cap_len is None:
+            return False
+        start = self._shape.payload_start
+        return cap_len > (0 if start is None else len(self._datagram) - start)
+
+    # -- state ---------------------------------------------------------------------------------
+
+    @property
+    def queue_number(self) -> int:
+        """The queue that the packet came from."""
+        return self._owner.config.number
+
+    @property
+    def decided(self) -> bool:
+        """Whether a verdict was given."""
+        return isinstance(self._decision, Decision)
+
+    @property
+    def usable(self) -> bool:
+        """Whether its binding still exists, so that a verdict can reach the kernel."""
+        return self._owner.thread != 0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The verdict that was given, None while undecided."""
+        told = self._decision
+        return told.verdict if isinstance(told, Decision) else None
+
+    @property
+    def held(self) -> bool:
+        """Whether it is undecided on purpose (`hold`)."""
+        told = self._decision
+        return isinstance(told, Draft) and told.held
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the packet was read from the socket."""
+        return (self._owner.clock_ns() - self._received_ns) / 1e9
+
+    # -- what a simple policy asks of the payload ----------------------------------------------
+
+    @property
+    def ip(self) -> IPView:
+        """The payload read as IP; its fields are None where there is none."""
+        return IPView(self.payload)

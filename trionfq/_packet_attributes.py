@@ -1,0 +1,216 @@
+"""What the kernel says of a packet: every attribute, decoded when it is read."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from trionfq.schema import by_name
+from trionfq.schema.nfqueue import NFQA_VLAN, Hook, SkbInfo
+
+if TYPE_CHECKING:
+    from trionfq._codec import Shape
+    from trionfq._protocol import QueueProtocol
+    from trionfq.schema import Attr
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class PacketAttributes:
+    """The lazy attributes of a `Packet`; one that the kernel did not send is None.
+
+    Where the kernel leaves out an attribute whose value is 0, it is 0.
+    """
+
+    __slots__ = ()
+
+    _datagram: bytes
+    _shape: Shape
+    _owner: QueueProtocol
+
+    @property
+    def datagram(self) -> bytes:
+        """The netlink datagram that brought the packet."""
+        return self._datagram
+
+    @property
+    def attributes(self) -> tuple[Attr, ...]:
+        """All attributes in the order of the wire, unknown ones as raw bytes."""
+        return self._shape.attributes(self._datagram)
+
+    def attribute(self, name: str) -> Any:
+        """The value of one attribute by its schema name, None where the kernel did not send it.
+
+        Args:
+          name: the kernel's name in lower case without its prefix, such as ``"mark"``.
+
+        Raises:
+          KeyError: the schema has no attribute of that name.
+        """
+        return self._shape.read(name, self._datagram)
+
+    @property
+    def family(self) -> int:
+        """Protocol family of the hook: 2 inet, 3 arp, 7 bridge, 10 inet6 (nfgen_family)."""
+        return self._shape.family
+
+    @property
+    def hw_protocol(self) -> int:
+        """Ethernet protocol number, such as 0x0800 (NFQA_PACKET_HDR)."""
+        number: int = self.attribute("packet_hdr")["hw_protocol"]
+        return number
+
+    @property
+    def hook(self) -> Hook:
+        """The netfilter hook that queued it (NFQA_PACKET_HDR)."""
+        return Hook(self.attribute("packet_hdr")["hook"])
+
+    @property
+    def mark(self) -> int:
+        """skb->mark; the kernel leaves out 0 (NFQA_MARK)."""
+        mark: int | None = self.attribute("mark")
+        return mark or 0
+
+    @property
+    def priority(self) -> int:
+        """skb->priority; the kernel leaves out 0 (NFQA_PRIORITY, since 5.18)."""
+        priority: int | None = self.attribute("priority")
+        return priority or 0
+
+    @property
+    def timestamp_ns(self) -> int | None:
+        """Receive time in nanoseconds since the epoch, microsecond resolution (NFQA_TIMESTAMP).
+
+        None where the packet has none: generated on this host, or never stamped.
+        """
+        stamp = self.attribute("timestamp")
+        if stamp is None:
+            return None
+        return int(stamp["sec"]) * 1_000_000_000 + int(stamp["usec"]) * 1_000
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """Receive time as an aware datetime in UTC, None as `timestamp_ns`."""
+        nanoseconds = self.timestamp_ns
+        if nanoseconds is None:
+            return None
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1_000)
+
+    @property
+    def hwaddr(self) -> bytes | None:
+        """The sender's hardware address at its true length (NFQA_HWADDR).
+
+        None where the packet has no link-layer header: on output, and on devices without one.
+        Packets over loopback have six zero bytes.
+        """
+        address = self.attribute("hwaddr")
+        if address is None:
+            return None
+        raw: bytes = address["hw_addr"]
+        return raw[: address["hw_addrlen"]]
+
+    @property
+    def cap_len(self) -> int | None:
+        """Length before copying, where less was copied (NFQA_CAP_LEN, since 3.7)."""
+        length: int | None = self.attribute("cap_len")
+        return length
+
+    @property
+    def skb_info(self) -> SkbInfo:
+        """Checksum not ready, GSO, checksum not verified (NFQA_SKB_INFO, since 3.10)."""
+        return SkbInfo(self.attribute("skb_info") or 0)
+
+    @property
+    def uid(self) -> int | None:
+        """User id of the sending socket, with QueueFlags.UID_GID (NFQA_UID, since 3.14)."""
+        uid: int | None = self.attribute("uid")
+        return uid
+
+    @property
+    def gid(self) -> int | None:
+        """Group id of the sending socket, with QueueFlags.UID_GID (NFQA_GID, since 3.14)."""
+        gid: int | None = self.attribute("gid")
+        return gid
+
+    @property
+    def secctx(self) -> bytes | None:
+        """Security context, with QueueFlags.SECCTX, trailing NUL removed (NFQA_SECCTX)."""
+        label: bytes | None = self.attribute("secctx")
+        return None if label is None else label.rstrip(b"\0")
+
+    @property
+    def vlan(self) -> tuple[int, int] | None:
+        """VLAN tag as (protocol, tci), bridge family only (NFQA_VLAN, since 4.7)."""
+        members = self.attribute("vlan")
+        if members is None:
+            return None
+        tag: dict[str, Any] = by_name(NFQA_VLAN, members)
+        return tag["proto"], tag["tci"]
+
+    @property
+    def l2hdr(self) -> bytes | None:
+        """MAC header, bridge family only (NFQA_L2HDR, since 4.7)."""
+        header: bytes | None = self.attribute("l2hdr")
+        return header
+
+    @property
+    def cgroup_classid(self) -> int | None:
+        """net_cls class of the sender, where not 0 (NFQA_CGROUP_CLASSID, since 6.4)."""
+        classid: int | None = self.attribute("cgroup_classid")
+        return classid
+
+    @property
+    def ct_info(self) -> int | None:
+        """Conntrack state, with QueueFlags.CONNTRACK (NFQA_CT_INFO, since 3.6)."""
+        info: int | None = self.attribute("ct_info")
+        return info
+
+    @property
+    def ct(self) -> tuple[Attr, ...] | None:
+        """Conntrack attributes (CTA_*), with QueueFlags.CONNTRACK (NFQA_CT, since 3.6)."""
+        members: tuple[Attr, ...] | None = self.attribute("ct")
+        return members
+
+    @property
+    def ifindex_indev(self) -> int | None:
+        """Index of the device it came in by (NFQA_IFINDEX_INDEV)."""
+        index: int | None = self.attribute("ifindex_indev")
+        return index
+
+    @property
+    def ifindex_outdev(self) -> int | None:
+        """Index of the device it will leave by (NFQA_IFINDEX_OUTDEV)."""
+        index: int | None = self.attribute("ifindex_outdev")
+        return index
+
+    @property
+    def ifindex_physindev(self) -> int | None:
+        """Index of the bridge port it came in by (NFQA_IFINDEX_PHYSINDEV)."""
+        index: int | None = self.attribute("ifindex_physindev")
+        return index
+
+    @property
+    def ifindex_physoutdev(self) -> int | None:
+        """Index of the bridge port it will leave by (NFQA_IFINDEX_PHYSOUTDEV)."""
+        index: int | None = self.attribute("ifindex_physoutdev")
+        return index
+
+    @property
+    def indev_name(self) -> str | None:
+        """Name of the device it came in by, in the queue's namespace, as of now."""
+        return self._owner.interface_name(self.ifindex_indev)
+
+    @property
+    def outdev_name(self) -> str | None:
+        """Name of the device it will leave by, in the queue's namespace, as of now."""
+        return self._owner.interface_name(self.ifindex_outdev)
+
+    @property
+    def physindev_name(self) -> str | None:
+        """Name of the bridge port it came in by, in the queue's namespace, as of now."""
+        return self._owner.interface_name(self.ifindex_physindev)
+
+    @property
+    def physoutdev_name(self) -> str | None:
+        """Name of the bridge port it will leave by, in the queue's namespace, as of now."""
+        return self._owner.interface_name(self.ifindex_physoutdev)

@@ -1,0 +1,706 @@
+"""Our side of an nfqueue, as a synchronous object without I/O.
+
+The ledger. ``_undecided`` holds every packet that was read and has no verdict *sent*, whether it
+was handed out, read ahead or held; a dict, so in the order of arrival, which is the order of ids:
+the kernel's queue lock spans numbering, delivery and listing (``__nfqnl_enqueue_packet``), so a
+packet that was not yet read has a higher id than every packet that was. Three things follow:
+
+* Verdicts that wait to be sent are joined into one NFQNL_MSG_VERDICT_BATCH only if every id at or
+  below the batch's is decided, since the kernel's batch answers all of them (``nfqnl_recv_verdict_
+  batch``). The lowest undecided id is the first key.
+* A verdict that the kernel may refuse keeps its packet in the kernel's queue, so until its answer
+  must have come (``_unsettled``) it counts as undecided.
+* Ids wrap at 2**32 and are compared by `id_after` only.
+
+The sequence number of a verdict is its packet's id (a batch: its highest), and an error echoes the
+request's type and sequence number, so a refused verdict names its packet. Verdicts ask for no
+acknowledgement: the kernel reports errors always, success only when asked (netlink_rcv_skb).
+"""
+
+from __future__ import annotations
+
+import errno
+import time
+from bisect import bisect_left
+from collections import Counter, deque
+from itertools import groupby
+from operator import itemgetter
+from threading import get_ident
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from trionfq._codec import PacketReader, Template, decode, encode
+from trionfq._errors import (
+    AlreadyDecidedError,
+    KernelError,
+    LocalProtocolError,
+    PrivilegeError,
+    RemoteProtocolError,
+    VerdictRefusedError,
+)
+from trionfq._ids import ID_MASK, id_after
+from trionfq._packet import Packet
+from trionfq._verdict import Decision, Verdict, plain_decision
+from trionfq.schema import Attr, ErrorMessage, Message, attr, by_name
+from trionfq.schema.netlink import NLMSG_ALIGNTO, NLMSGERR_ATTR, MessageFlags
+from trionfq.schema.nfqueue import (
+    NFQA,
+    NFQA_CFG,
+    ConfigCommand,
+    CopyMode,
+    MessageType,
+    QueueFlags,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from trionfq._verdict import Changes
+
+# The farthest id that the kernel's (int)(id - max) > 0 still takes for "at or below".
+_FARTHEST = 2**31 - 1
+_U32 = 0xFFFFFFFF
+_ENDS_BINDING = frozenset({errno.EPERM, errno.ENODEV})
+_PLAIN_ACCEPT = plain_decision(Verdict.ACCEPT)
+_VERDICT_TYPES = frozenset({MessageType.VERDICT, MessageType.VERDICT_BATCH})
+_TEMPLATES_KEPT = 256
+_UNDECODABLE_KEPT = 16
+
+
+class QueueConfig(NamedTuple):
+    """How a queue is set up.
+
+    Attributes:
+      number: queue number.
+      copy_mode: what of a packet is copied.
+      copy_range: most payload bytes copied.
+      max_len: most packets that the kernel holds.
+      flags: NFQA_CFG_F_*.
+    """
+
+    number: int
+    copy_mode: CopyMode = CopyMode.PACKET
+    copy_range: int = 0xFFFF
+    max_len: int = 1024
+    flags: QueueFlags = QueueFlags(0)
+
+    def changed(self, wanted: Mapping[str, Any]) -> QueueConfig:
+        """The same with other settings; a value of None leaves one as it is."""
+        return self._replace(**{name: v for name, v in wanted.items() if v is not None})
+
+
+def check_config(config: QueueConfig) -> QueueConfig:
+    """Check the settings that go to the kernel, and give them their types.
+
+    Raises:
+      ValueError: out of range, or an unknown mode or flag; says what is allowed.
+    """
+    for name in ("copy_range", "max_len"):
+        value = getattr(config, name)
+        if not isinstance(value, int) or not 0 <= value <= _U32:
+            raise ValueError(f"{name}: expected 0 to {_U32}, got {value!r}")
+    try:
+        mode = CopyMode(config.copy_mode)
+    except ValueError:
+        # The kernel answers an invalid mode with success and ignores it (nfqnl_set_mode).
+        raise ValueError(f"copy_mode: expected a CopyMode, got {config.copy_mode!r}") from None
+    known = ~QueueFlags(0)
+    if not isinstance(config.flags, int) or int(config.flags) & ~int(known):
+        raise ValueError(f"flags: expected QueueFlags, got {config.flags!r}")
+    return config._replace(copy_mode=mode, flags=QueueFlags(config.flags))
+
+
+class Refusal(NamedTuple):
+    """Something that an error handler should know: what went wrong, and the packet if known."""
+
+    error: Exception
+    packet: Packet | None
+
+
+class Counts:
+    """What the protocol machine counts; `Queue.statistics` documents each."""
+
+    def __init__(self) -> None:
+        self.packets_received = 0
+        self.packets_lost = 0
+        self.undecodable = 0
+        self.unexpected = 0
+        self.verdicts: Counter[Verdict] = Counter()
+        self.batches_sent = 0
+        self.verdicts_gone = 0
+        self.verdicts_refused = 0
+
+
+class QueueProtocol:
+    """One binding of one queue: from its BIND to its UNBIND.
+
+    Attributes:
+      config: the set-up that the kernel was asked for.
+      policy: verdict for messages that cannot be decoded.
+      thread: identity of the thread that may decide, 0 once the binding ended.
+      counts: what was seen.
+      failure: why the queue is unusable, None while it works.
+      refusals: what an error handler has yet to be told.
+      undecodable: the last messages that contradicted the schema.
+      answers: errors of configuration requests by sequence number, until taken.
+      accept: takes a packet for a plain accept; the caller has checked it.
+      interface_name: looks up a device's name.
+      ended_error: makes the exception for a verdict after the binding ended.
+    """
+
+    def __init__(
+        self,
+        config: QueueConfig,
+        *,
+        policy: Verdict = Verdict.DROP,
+        inherited: bool = False,
+        ledger: Iterable[int] | None = None,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        interface_name: Callable[[int | None], str | None] = lambda _index: None,
+        ended_error: Callable[[str], Exception] = LocalProtocolError,
+    ) -> None:
+        self.config = config
+        self.thread = get_ident()
+        self.policy = policy
+        self.counts = Counts()
+        self.failure: KernelError | None = None
+        self.refusals: deque[Refusal] = deque()
+        self.undecodable: deque[RemoteProtocolError] = deque(maxlen=_UNDECODABLE_KEPT)
+        self.answers: dict[int, ErrorMessage] = {}
+        self.interface_name = interface_name
+        self.ended_error = ended_error
+        self.clock_ns = clock_ns
+        self._reader = PacketReader()
+        self._accepted: list[Packet] = []
+        self.accept = self._accepted.append
+        self._others: list[tuple[int, Packet | None, Decision]] = []
+        self._explicit: list[bytes] = []
+        self._undecided: dict[int, Packet | None] = {}
+        self._unsettled: dict[int, tuple[Packet | None, Decision]] = {}
+        self._in_order = True
+        # A packet is always delivered into an empty receive buffer, so nothing is lost before the
+        # first one that is read, and its id is where counting starts.
+        self._last_id: int | None = None
+        # Without the ledger of the process that bound the queue, ids of packets that it has read
+        # and not answered are unknown here, so no batch may sweep.
+        self._may_batch = not inherited or ledger is not None
+        self._sequence = 0
+        self._templates: dict[tuple[int, Decision], Template] = {}
+        for packet_id in ledger or ():
+            self._undecided[packet_id] = None
+            self._last_id = packet_id
+
+    # -- set-up --------------------------------------------------------------------------------
+
+    def bind_request(self) -> tuple[int, bytes]:
+        """The whole set-up in one message, and its sequence number.
+
+        One message, since after a BIND alone the copy mode is NONE, which drops uncounted; and
+        if the kernel refuses any part it leaves no queue behind (nfqnl_recv_config).
+        """
+        config = self.config
+        command = {"command": ConfigCommand.BIND, "pf": 0}
+        return self._config_request(attr(NFQA_CFG, "cmd", command), *_settings(config))
+
+    def reconfigure(self, config: QueueConfig) -> tuple[int, bytes]:
+        """A request that changes the settings of the bound queue, and its sequence number."""
+        self.config = config
+        return self._config_request(*_settings(config, every_flag=True))
+
+    def _config_request(self, *attributes: Attr) -> tuple[int, bytes]:
+        self._sequence = (self._sequence + 1) & ID_MASK
+        message = self._config_message(
+            MessageFlags.REQUEST | MessageFlags.ACK, self._sequence, *attributes
+        )
+        return self._sequence, encode([message])
+
+    def _config_message(self, flags: int, sequence: int, *attributes: Attr) -> Message:
+        return Message(MessageType.CONFIG, flags, sequence, 0, 0, 0, self.config.number, attributes)
+
+    # -- what comes ----------------------------------------------------------------------------
+
+    def receive(self, datagrams: Sequence[bytes]) -> list[Packet]:
+        """Take datagrams, and give the packets among them in order.
+
+        Answers go to `answers`, `refusals`, `failure` and `counts`. Nothing is raised: a message
+        that contradicts the schema is kept in `undecodable`, and if its packet id can be read its
+        packet is undecided, so that closing answers it.
+        """
+        now = self.clock_ns()
+        shape_of = self._reader.shape
+        number = self.config.number
+        packets: list[Packet] = []
+        for datagram in datagrams:
+            try:
+                shape = shape_of(datagram)
+            except RemoteProtocolError as error:
+                self._cannot_decode(datagram, error)
+                continue
+            if shape is None or shape.res_id != number:
+                packets += self._take_apart(datagram, now)
+            else:
+                packets.append(Packet(shape.packet_id(datagram), datagram, shape, self, now))
+        if packets:
+            return self._admit(packets)
+        return packets
+
+    def _admit(self, packets: list[Packet]) -> list[Packet]:
+        """Enter packets into the ledger, and give those that may be handed out."""
+        ids = [packet.id for packet in packets]
+        first = ids[0] if self._last_id is None else (self._last_id + 1) & ID_MASK
+        undecided = self._undecided
+        if ids != list(range(first, first + len(ids))) or not undecided.keys().isdisjoint(ids):
+            return [packet for packet in packets if self._admit_one(packet)]
+        undecided.update(zip(ids, packets, strict=True))
+        self._last_id = ids[-1]
+        self.counts.packets_received += len(ids)
+        return packets
+
+    def _admit_one(self, packet: Packet) -> bool:
+        """Enter a packet whose id is not simply the next; False where its id is undecided."""
+        if packet.id in self._undecided:
+            error = RemoteProtocolError(
+                f"packet id {packet.id} came again while it was undecided",
+                datagram=packet.datagram,
+                offset=0,
+                path=("packet", "packet_hdr", "packet_id"),
+            )
+            self._note_undecodable(error)
+            return False
+        self._advance(packet.id)
+        self._undecided[packet.id] = packet
+        self.counts.packets_received += 1
+        return True
+
+    def _advance(self, packet_id: int) -> None:
+        """Count the gap before an id: a failed delivery consumes one (nfqnl_enqueue_packet)."""
+        last = self._last_id
+        if last is None or id_after(packet_id, last):
+            if last is not None:
+                self.counts.packets_lost += (packet_id - last - 1) & ID_MASK
+            self._last_id = packet_id
+        else:
+            self._in_order = False
+
+    def _take_apart(self, datagram: bytes, now: int) -> list[Packet]:
+        """Deal with a datagram that is not just one packet of this queue."""
+        packets = []
+        try:
+            messages = decode(datagram)
+        except RemoteProtocolError as error:
+            self._cannot_decode(datagram, error)
+            return []
+        for message in messages:
+            if isinstance(message, ErrorMessage):
+                self._take_answer(message)
+            elif (
+                isinstance(message, Message)
+                and message.type == MessageType.PACKET
+                and message.res_id == self.config.number
+            ):
+                own = encode([message])
+                shape = self._reader.shape(own)
+                if shape is not None:
+                    packets.append(Packet(shape.packet_id(own), own, shape, self, now))
+            else:
+                self.counts.unexpected += 1
+        return packets
+
+    def _note_undecodable(self, error: RemoteProtocolError) -> None:
+        self.counts.undecodable += 1
+        self.undecodable.append(error)
+        self.refusals.append(Refusal(error, None))
+
+    def _cannot_decode(self, datagram: bytes, error: RemoteProtocolError) -> None:
+        """Answer a message that cannot be shown to anybody, lest it stick in the kernel."""
+        self._note_undecodable(error)
+        packet_id = self._reader.salvage_id(datagram, self.config.number)
+        if packet_id is not None and packet_id not in self._undecided:
+            self._advance(packet_id)
+            self._others.append((packet_id, None, plain_decision(self.policy)))
+
+    def _take_answer(self, answer: ErrorMessage) -> None:
+        kind = answer.request[1]
+        if kind == MessageType.CONFIG:
+            self.answers[answer.seq] = answer
+        elif kind not in _VERDICT_TYPES:
+            self.counts.unexpected += 1
+        elif answer.error:
+            self._refused(answer)
+
+    def _refused(self, answer: ErrorMessage) -> None:
+        code = -answer.error
+        if code == errno.ENOENT:
+            # Flushed by the kernel: a device went down, or a hooked table was deleted.
+            self.counts.verdicts_gone += 1
+            self._unsettled.pop(answer.seq, None)
+            return
+        operation = f"verdict for packet {answer.seq} of queue {self.config.number}"
+        if code in _ENDS_BINDING:
+            if self.failure is None:
+                self.failure = _binding_lost(code, operation, answer)
+            return
+        self.counts.verdicts_refused += 1
+        packet, told = self._unsettled.pop(answer.seq, (None, None))
+        # A bad VLAN or L2HDR is found after the packet left the list; it is dropped
+        # (nfqnl_recv_verdict), as is nothing else that is refused.
+        gone = code == errno.EINVAL and told is not None and told.bridge
+        if packet is not None and not gone:
+            packet.reopen()
+            self._undecided[packet.id] = packet
+            self._in_order = False
+        error = VerdictRefusedError(
+            code,
+            operation,
+            packet_id=answer.seq,
+            dropped=gone,
+            extack=explanation(answer),
+        )
+        self.refusals.append(Refusal(error, packet))
+
+    def settled(self) -> None:
+        """Say that the socket was found empty: every answer to what was sent has been read."""
+        self._unsettled.clear()
+
+    # -- verdicts ------------------------------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Refuse a verdict after the end of the binding, or from another thread.
+
+        Raises:
+          RuntimeError: another thread than the one that opened the queue.
+          Exception: what `ended_error` makes, once the binding ended.
+        """
+        if self.thread == get_ident():
+            return
+        if self.thread == 0:
+            raise self.ended_error(f"the binding of queue {self.config.number} has ended")
+        raise RuntimeError(
+            "verdicts belong to the thread that runs trio: from another thread call "
+            "trio.from_thread.run_sync(packet.accept)"
+        )
+
+    def check_conntrack(self, changes: Changes) -> None:
+        """Refuse a conntrack change where the kernel might ignore it without a word.
+
+        Raises:
+          LocalProtocolError: the queue was not opened with QueueFlags.CONNTRACK, which the kernel
+            accepts only where it can apply conntrack changes.
+        """
+        asked = [name for name in ("connmark", "ct_labels") if changes.get(name) is not None]
+        if asked and not self.config.flags & QueueFlags.CONNTRACK:
+            raise LocalProtocolError(
+                f"{asked[0]}: open the queue with flags=QueueFlags.CONNTRACK; without conntrack "
+                "in netlink (module nf_conntrack_netlink) the kernel ignores this silently"
+            )
+
+    def decide(self, packet: Packet, told: Decision) -> None:
+        """Take a verdict that the packet has checked."""
+        self._others.append((packet.id, packet, told))
+
+    def decide_id(self, packet_id: int, told: Decision) -> None:
+        """Take a verdict by id, where there is no packet object to ask.
+
+        Raises:
+          AlreadyDecidedError: the id has its verdict.
+          LocalProtocolError: the id was never seen here.
+        """
+        if packet_id in self._undecided:
+            del self._undecided[packet_id]
+        elif self._may_batch:
+            last = self._last_id
+            if last is None or id_after(packet_id, last):
+                raise LocalProtocolError(
+                    f"verdict: no packet {packet_id} has come from queue {self.config.number}"
+                )
+            raise AlreadyDecidedError(
+                f"packet {packet_id} of queue {self.config.number} already has a verdict, or was "
+                "never delivered; nothing was sent"
+            )
+        self._others.append((packet_id, None, told))
+
+    def undecided_packet(self, packet_id: int) -> Packet | None:
+        """The packet object of an undecided id, None where there is none."""
+        return self._undecided.get(packet_id)
+
+    def decide_up_to(self, packet_id: int, told: Decision) -> int:
+        """Give every undecided id at or below this one a verdict; returns how many.
+
+        On a socket inherited without its ledger the kernel decides which those are, and 0 is
+        returned.
+
+        Raises:
+          LocalProtocolError: beyond the last packet read, so packets nobody has seen would be
+            answered.
+        """
+        if not self._may_batch:
+            self._explicit.append(
+                self._template(MessageType.VERDICT_BATCH, told).pack(packet_id, packet_id)
+            )
+            return 0
+        if self._last_id is None or id_after(packet_id, self._last_id):
+            raise LocalProtocolError(
+                f"batch verdict up to {packet_id}: the last packet read from queue "
+                f"{self.config.number} is {self._last_id}; the rest would be answered unread"
+            )
+        count = 0
+        for undecided_id, packet in list(self._undecided.items()):
+            if id_after(undecided_id, packet_id) or (packet is not None and packet.decided):
+                continue
+            if packet is None:
+                self.decide_id(undecided_id, told)
+            else:
+                packet.settle(told)
+            count += 1
+        return count
+
+    @property
+    def pending(self) -> bool:
+        """Whether verdicts wait to be sent."""
+        return bool(self._accepted or self._others or self._explicit)
+
+    def flush(self, most_bytes: int) -> list[bytes]:
+        """The datagrams that carry the waiting verdicts, to be sent in order.
+
+        Args:
+          most_bytes: longest datagram wanted; a single message may be longer.
+        """
+        accepted = self._accepted
+        undecided = self._undecided
+        if (
+            not self._others
+            and len(accepted) == len(undecided) > 1
+            and self._in_order
+            and self._may_batch
+            and not self._unsettled
+            and not self._explicit
+        ):
+            highest = next(reversed(undecided))
+            self.counts.verdicts[Verdict.ACCEPT] += len(accepted)
+            self.counts.batches_sent += 1
+            accepted.clear()
+            undecided.clear()
+            return [self._template(MessageType.VERDICT_BATCH, _PLAIN_ACCEPT).pack(highest, highest)]
+        return _join(self._flush_mixed(most_bytes), most_bytes)
+
+    def _flush_mixed(self, most_bytes: int) -> list[bytes]:
+        """The waiting verdicts as messages, in the order of ids, cut into equal runs."""
+        pending: list[tuple[int, Packet | None, Decision]] = [
+            (packet.id, packet, _PLAIN_ACCEPT) for packet in self._accepted
+        ]
+        pending += self._others
+        self._accepted.clear()
+        self._others.clear()
+        undecided = self._undecided
+        for packet_id, packet, told in pending:
+            undecided.pop(packet_id, None)
+            if told.risky:
+                self._unsettled[packet_id] = packet, told
+        # All live ids are at or below the last one read, so this orders them across the wrap.
+        after = ((self._last_id or 0) + 1) & ID_MASK
+        pending.sort(key=lambda entry: (entry[0] - after) & ID_MASK)
+        lowest_open = self._lowest_open()
+        pieces = []
+        for told, run in groupby(pending, key=itemgetter(2)):
+            ids = [packet_id for packet_id, _packet, _told in run]
+            self.counts.verdicts[told.verdict] += len(ids)
+            if not told.plain:
+                pieces += [self._encode_verdict(packet_id, told) for packet_id in ids]
+                continue
+            sweepable = self._sweepable(ids, lowest_open)
+            if sweepable > 1:
+                self.counts.batches_sent += 1
+                highest = ids[sweepable - 1]
+                pieces.append(
+                    self._template(MessageType.VERDICT_BATCH, told).pack(highest, highest)
+                )
+                del ids[:sweepable]
+            template = self._template(MessageType.VERDICT, told)
+            step = max(1, most_bytes // template.size)
+            pieces += [
+                template.pack_many(ids[start : start + step]) for start in range(0, len(ids), step)
+            ]
+        pieces += self._explicit
+        self._explicit.clear()
+        return pieces
+
+    def _sweepable(self, ids: list[int], lowest_open: int | None) -> int:
+        """How many of the first ids of a run may leave as one batch."""
+        if not self._may_batch:
+            return 0
+        if lowest_open is None or id_after(lowest_open, ids[-1]):
+            return len(ids)
+        return bisect_left(ids, True, key=lambda packet_id: not id_after(lowest_open, packet_id))
+
+    def _lowest_open(self) -> int | None:
+        """The lowest id that has no verdict, or one whose answer may still come."""
+        if not self._in_order:
+            after = ((self._last_id or 0) + 1) & ID_MASK
+            in_order = sorted(
+                self._undecided.items(), key=lambda entry: (entry[0] - after) & ID_MASK
+            )
+            self._undecided.clear()
+            self._undecided.update(in_order)
+            self._in_order = True
+        lowest = next(iter(self._undecided), None)
+        for packet_id in self._unsettled:
+            if lowest is None or id_after(lowest, packet_id):
+                lowest = packet_id
+        return lowest
+
+    def _message(self, operation: MessageType, packet_id: int, told: Decision) -> Message:
+        header = attr(NFQA, "verdict_hdr", {"verdict": told.code, "id": packet_id})
+        return Message(
+            operation,
+            MessageFlags.REQUEST,
+            packet_id,
+            0,
+            0,
+            0,
+            self.config.number,
+            (header, *told.attributes),
+        )
+
+    def _encode_verdict(self, packet_id: int, told: Decision) -> bytes:
+        return encode([self._message(MessageType.VERDICT, packet_id, told)])
+
+    def _template(self, operation: MessageType, told: Decision) -> Template:
+        key = operation, told
+        template = self._templates.get(key)
+        if template is None:
+            if len(self._templates) >= _TEMPLATES_KEPT:
+                self._templates.clear()
+            template = self._templates[key] = Template(self._message(operation, 0, told))
+        return template
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def end(self, policy: Verdict, most_bytes: int) -> list[bytes]:
+        """End the binding: the datagrams that answer everything, to be sent in order.
+
+        For accept, one datagram without a gap in it: from its first message on, new packets pass
+        by themselves (fail-open with no room), its second answers all that are queued, read or
+        not, its third unbinds. For drop, unbinding is enough (nfqnl_flush).
+
+        Args:
+          policy: Verdict.ACCEPT or Verdict.DROP, for what is undecided.
+          most_bytes: as `flush`.
+        """
+        datagrams = self.flush(most_bytes)
+        pieces = []
+        if policy is Verdict.ACCEPT:
+            open_up = self.config._replace(
+                max_len=0, flags=self.config.flags | QueueFlags.FAIL_OPEN
+            )
+            pieces.append(
+                encode([self._config_message(MessageFlags.REQUEST, 0, *_queue_limits(open_up))])
+            )
+            batch = self._template(MessageType.VERDICT_BATCH, _PLAIN_ACCEPT)
+            pieces += [batch.pack(most, most) for most in self._everything()]
+        unbind = {"command": ConfigCommand.UNBIND, "pf": 0}
+        pieces.append(
+            encode([self._config_message(MessageFlags.REQUEST, 0, attr(NFQA_CFG, "cmd", unbind))])
+        )
+        datagrams += _join(pieces, most_bytes)
+        self.release()
+        return datagrams
+
+    def _everything(self) -> list[int]:
+        """Batch ids that together take every packet that the kernel may still hold.
+
+        The kernel's walk stops at the first id that is more than 2**31 - 1 ahead of the batch's,
+        so the batch counts from the lowest, not from the last.
+        """
+        last = self._last_id or 0
+        if not self._may_batch:
+            return [last, (last + _FARTHEST - 1) & ID_MASK]
+        lowest = self._lowest_open()
+        if lowest is None:
+            lowest = (last + 1) & ID_MASK
+        return [(lowest + _FARTHEST) & ID_MASK]
+
+    def release(self) -> None:
+        """End the binding without a word to the kernel: no packet can be decided any more."""
+        self.thread = 0
+        self._accepted.clear()
+        self._others.clear()
+        self._explicit.clear()
+        self._undecided.clear()
+        self._unsettled.clear()
+
+    # -- looking in ----------------------------------------------------------------------------
+
+    @property
+    def last_id(self) -> int | None:
+        """The last packet id read, None before the first."""
+        return self._last_id
+
+    @property
+    def undecided_ids(self) -> list[int]:
+        """Ids without a verdict, the oldest first: the ledger that an heir needs."""
+        self._lowest_open()
+        given = {packet_id for packet_id, _packet, _told in self._others}
+        given.update(packet.id for packet in self._accepted)
+        return [packet_id for packet_id in self._undecided if packet_id not in given]
+
+    def undecided_packets(self) -> list[Packet]:
+        """Packets without a verdict, the oldest first."""
+        self._lowest_open()
+        return [p for p in self._undecided.values() if p is not None and not p.decided]
+
+
+def _settings(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
+    """Everything that a CONFIG message can set, besides its command."""
+    params = {"copy_range": config.copy_range, "copy_mode": config.copy_mode}
+    return [
+        attr(NFQA_CFG, "params", params),
+        *_queue_limits(config, every_flag=every_flag),
+    ]
+
+
+def _queue_limits(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
+    mask = ~QueueFlags(0) if every_flag else config.flags
+    limits = [attr(NFQA_CFG, "queue_maxlen", config.max_len)]
+    if mask:
+        limits.append(attr(NFQA_CFG, "flags", int(config.flags)))
+        limits.append(attr(NFQA_CFG, "mask", int(mask)))
+    return limits
+
+
+def _join(pieces: Iterable[bytes], most_bytes: int) -> list[bytes]:
+    """As few datagrams as fit; a message starts at a multiple of four bytes (NLMSG_ALIGN)."""
+    datagrams: list[bytearray] = []
+    for piece in pieces:
+        if datagrams:
+            room = datagrams[-1]
+            padding = -len(room) % NLMSG_ALIGNTO
+            if len(room) + padding + len(piece) <= most_bytes:
+                room += bytes(padding)
+                room += piece
+                continue
+        datagrams.append(bytearray(piece))
+    return [bytes(datagram) for datagram in datagrams]
+
+
+def explanation(answer: ErrorMessage) -> str | None:
+    """What the extended acknowledgement adds to an error number."""
+    text = by_name(NLMSGERR_ATTR, answer.attributes).get("msg")
+    if not isinstance(text, bytes):
+        return None
+    return text.rstrip(b"\0").decode("ascii", "replace")
+
+
+def _binding_lost(code: int, operation: str, answer: ErrorMessage) -> KernelError:
+    if code == errno.EPERM:
+        return PrivilegeError(
+            code,
+            operation,
+            advice="every verdict needs CAP_NET_ADMIN and the socket that owns the queue: keep the "
+            "capability after dropping privileges, or answer from the process that kept it",
+            extack=explanation(answer),
+        )
+    return KernelError(
+        code,
+        operation,
+        advice="the queue is not bound any more; open it again",
+        extack=explanation(answer),
+    )

@@ -1,0 +1,231 @@
+"""Verdicts, and what a verdict may change in its packet.
+
+Values are the kernel's (include/uapi/linux/netfilter.h). NF_STOLEN is not offered: the kernel
+refuses it with EINVAL (verdicthdr_get, nfnetlink_queue.c).
+"""
+
+from __future__ import annotations
+
+import enum
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from trionfq._errors import LocalProtocolError
+from trionfq.schema import Attr, attr
+from trionfq.schema.conntrack import CTA
+from trionfq.schema.nfqueue import (
+    NFQA,
+    NFQA_VLAN,
+    QUEUE_BYPASS,
+    QUEUE_NUMBER_SHIFT,
+    VERDICT_MASK,
+    VerdictCode,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_U32 = 0xFFFFFFFF
+# xt_connlabel and ctnetlink know 128 bits (NF_CT_LABELS_MAX_SIZE).
+_CT_LABELS_BYTES = 16
+
+
+class Verdict(enum.IntEnum):
+    """What becomes of a packet (NF_* in linux/netfilter.h)."""
+
+    DROP = VerdictCode.DROP
+    ACCEPT = VerdictCode.ACCEPT
+    QUEUE = VerdictCode.QUEUE
+    REPEAT = VerdictCode.REPEAT
+    STOP = VerdictCode.STOP
+
+
+class MarkChanges(TypedDict, total=False):
+    """Changes that a batch of verdicts can carry, too.
+
+    Keys:
+      mark: new packet mark, 32 bits (NFQA_MARK, skb->mark).
+      priority: new packet priority, 32 bits (NFQA_PRIORITY, skb->priority; since 5.18).
+    """
+
+    mark: int | None
+    priority: int | None
+
+
+class Changes(MarkChanges, total=False):
+    """Changes that leave with a verdict.
+
+    Keys:
+      payload: new bytes from the network header on (NFQA_PAYLOAD).
+      repair: False leaves lengths and checksums of ``payload`` as given; True by default.
+      connmark: new conntrack mark, 32 bits (CTA_MARK in NFQA_CT).
+      ct_labels: new conntrack labels, 16 bytes (CTA_LABELS in NFQA_CT).
+      vlan: new VLAN tag as (protocol, tci), 16 bits each (NFQA_VLAN; bridge only).
+      l2hdr: new MAC header of the same length (NFQA_L2HDR; bridge only).
+
+    None leaves the packet's own.
+    """
+
+    payload: bytes | None
+    repair: bool
+    connmark: int | None
+    ct_labels: bytes | None
+    vlan: tuple[int, int] | None
+    l2hdr: bytes | None
+
+
+class Decision(NamedTuple):
+    """A verdict that was given, ready to be encoded.
+
+    Attributes:
+      code: the 32-bit verdict: low 16 bits NF_*, the rest the target queue of NF_QUEUE.
+      attributes: what changes, as wire attributes.
+      plain: carries nothing that a batch could not carry.
+      risky: the kernel may refuse it and keep the packet.
+      bridge: changes a link-layer header; if the kernel refuses that, the packet is lost.
+      payload: the new payload, None where unchanged.
+    """
+
+    code: int
+    attributes: tuple[Attr, ...] = ()
+    plain: bool = True
+    risky: bool = False
+    bridge: bool = False
+    payload: bytes | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """The verdict without the target queue."""
+        return Verdict(self.code & VERDICT_MASK)
+
+
+def queue_code(number: int, *, bypass: bool = False) -> int:
+    """The 32-bit code of a requeue to another queue.
+
+    Source: NF_QUEUE_NR, linux/netfilter.h.
+
+    Raises:
+      ValueError: the number is not of 0 to 65535.
+    """
+    check_queue_number(number)
+    return number << QUEUE_NUMBER_SHIFT | (QUEUE_BYPASS if bypass else 0) | Verdict.QUEUE
+
+
+def check_queue_number(number: int) -> int:
+    """Return the number if it is a queue's.
+
+    Raises:
+      TypeError: not an integer.
+      ValueError: not of 0 to 65535 (nfgenmsg.res_id is 16 bits).
+    """
+    return _integer("queue number", number, 0xFFFF, ValueError)
+
+
+def _integer(
+    name: str, value: object, most: int, error: type[ValueError] = LocalProtocolError
+) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not 0 <= value <= most:
+        raise error(f"{name}: expected 0 to {most:#x}, got {value:#x}")
+    return value
+
+
+def as_bytes(name: str, value: object) -> bytes:
+    """The value as immutable bytes.
+
+    Raises:
+      TypeError: it is not bytes, bytearray or memoryview.
+    """
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    raise TypeError(f"{name}: expected bytes, got {type(value).__name__}")
+
+
+def _u32(name: str, value: object) -> Attr:
+    return attr(NFQA, name, _integer(name, value, _U32))
+
+
+def _vlan(value: object) -> Attr:
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise TypeError(f"vlan: expected (protocol, tci), got {value!r}")
+    members = (
+        attr(NFQA_VLAN, "proto", _integer("vlan protocol", value[0], 0xFFFF)),
+        attr(NFQA_VLAN, "tci", _integer("vlan tci", value[1], 0xFFFF)),
+    )
+    return attr(NFQA, "vlan", members)
+
+
+def _conntrack(changes: Mapping[str, Any]) -> Attr:
+    members = []
+    if "connmark" in changes:
+        members.append(attr(CTA, "mark", _integer("connmark", changes["connmark"], _U32)))
+    if "ct_labels" in changes:
+        labels = as_bytes("ct_labels", changes["ct_labels"])
+        if len(labels) != _CT_LABELS_BYTES:
+            raise LocalProtocolError(
+                f"ct_labels: expected {_CT_LABELS_BYTES} bytes, got {len(labels)}"
+            )
+        members.append(attr(CTA, "labels", labels))
+    return attr(NFQA, "ct", tuple(members))
+
+
+_WRITERS: dict[str, Callable[[Any], Attr]] = {
+    "mark": lambda value: _u32("mark", value),
+    "priority": lambda value: _u32("priority", value),
+    "vlan": _vlan,
+    "l2hdr": lambda value: attr(NFQA, "l2hdr", as_bytes("l2hdr", value)),
+    "payload": lambda value: attr(NFQA, "payload", as_bytes("payload", value)),
+}
+_PLAIN = frozenset(MarkChanges.__annotations__)
+_BRIDGE = frozenset({"vlan", "l2hdr"})
+# The kernel refuses these after it looked at the packet; mark, priority and payload always apply.
+_RISKY = frozenset({"connmark", "ct_labels", "vlan", "l2hdr"})
+
+
+@lru_cache(maxsize=1024)
+def plain_decision(code: int, mark: int | None = None, priority: int | None = None) -> Decision:
+    """The one decision object of this code, mark and priority, so that runs compare by identity.
+
+    Raises:
+      TypeError: mark or priority is not an integer.
+      LocalProtocolError: mark or priority does not fit 32 bits.
+    """
+    attributes = []
+    if mark is not None:
+        attributes.append(_u32("mark", mark))
+    if priority is not None:
+        attributes.append(_u32("priority", priority))
+    return Decision(code, tuple(attributes))
+
+
+def decision(code: int, changes: Mapping[str, Any]) -> Decision:
+    """Turn a verdict and its changes into what will be encoded.
+
+    Raises:
+      TypeError: an unknown change, or one of the wrong type.
+      LocalProtocolError: a value that does not fit its attribute.
+    """
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if changes.keys() <= _PLAIN:
+        # Checked here, not in the cached function: True == 1 would find the entry of 1.
+        for name, value in changes.items():
+            _u32(name, value)
+        return plain_decision(code, changes.get("mark"), changes.get("priority"))
+    unknown = changes.keys() - Changes.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown change: {', '.join(sorted(unknown))}")
+    attributes = [write(changes[name]) for name, write in _WRITERS.items() if name in changes]
+    if "connmark" in changes or "ct_labels" in changes:
+        attributes.insert(0, _conntrack(changes))
+    payload = changes.get("payload")
+    return Decision(
+        code,
+        tuple(attributes),
+        plain=payload is None and not changes.keys() & _RISKY,
+        risky=bool(changes.keys() & _RISKY),
+        bridge=bool(changes.keys() & _BRIDGE),
+        payload=payload,
+    )
