@@ -1,0 +1,130 @@
+"""Messages that differ in two integers only: verdicts.
+
+A verdict message is encoded once; each further one is a copy with another sequence number and
+another packet id. Many of them are one repeated buffer, into which two strided slices are assigned,
+so that no Python runs per message. Where the two integers are is taken from the derivation.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from struct import Struct, error
+from typing import TYPE_CHECKING, Final
+
+from ._codec_messages import DatagramPart, OperationPart
+from ._codec_parts import Leaf, RunPart
+from ._errors import LocalProtocolError
+from .schema import SCHEMA
+from .schema._constructs import HOST_ORDER, padding
+from .schema.netlink import NLMSG_ALIGNTO
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from .schema import Message, Order, Schema
+
+# A u32 as array and memoryview know it.
+_WORD: Final = "I"
+_WORD_BYTES = array(_WORD).itemsize
+
+
+class Template:
+    """A message all of whose bytes but its sequence number and its packet id are fixed.
+
+    Args:
+      message: a sample; its sequence number and packet id do not matter.
+      order: byte order of the host that it goes to.
+      schema: whose message.
+      field: attribute and field of it that hold the packet id.
+
+    Attributes:
+      size: length of one message in bytes, the padding before the next one included.
+
+    Raises:
+      LocalProtocolError: the sample does not fit the schema, or has no such field.
+    """
+
+    def __init__(
+        self,
+        message: Message,
+        *,
+        order: Order = HOST_ORDER,
+        schema: Schema = SCHEMA,
+        field: tuple[str, str] = ("verdict_hdr", "id"),
+    ):
+        datagram = DatagramPart(schema, order)
+        sample = datagram.encode([message])
+        seq = _Slot(datagram.header.offsets["seq"], datagram.header.leaf("seq"))
+        self._seq, self._id = seq, _field_slot(datagram, message.type, sample, field)
+        self._sample = sample
+        self._tail = padding(len(sample), NLMSG_ALIGNTO)
+        self._padded = sample + bytes(self._tail)
+        self.size = len(self._padded)
+
+    def pack(self, seq: int, packet_id: int) -> bytes:
+        """The message with this sequence number and packet id.
+
+        Raises:
+          LocalProtocolError: one of them is no u32.
+        """
+        message = bytearray(self._sample)
+        try:
+            self._seq.pack_into(message, self._seq.at, seq)
+            self._id.pack_into(message, self._id.at, packet_id)
+        except error as problem:
+            raise LocalProtocolError(f"sequence number or packet id: {problem}") from None
+        return bytes(message)
+
+    def pack_many(self, ids: Sequence[int]) -> bytes:
+        """One message for each id, whose sequence number is the id as well, in one datagram.
+
+        Raises:
+          LocalProtocolError: an id is no u32.
+        """
+        try:
+            plain = array(_WORD, ids)
+        except (OverflowError, TypeError) as problem:
+            raise LocalProtocolError(f"packet id: {problem}") from None
+        swapped = plain[:]
+        swapped.byteswap()
+        datagram = bytearray(self._padded * len(plain))
+        stride = self.size // _WORD_BYTES
+        with memoryview(datagram) as octets, octets.cast(_WORD) as words:
+            for slot in (self._seq, self._id):
+                words[slot.word :: stride] = swapped if slot.swapped else plain
+        if self._tail:
+            del datagram[-self._tail :]
+        return bytes(datagram)
+
+
+class _Slot:
+    """Where an integer stands in a message."""
+
+    def __init__(self, at: int, leaf: Leaf):
+        layout = Struct(leaf.order + leaf.code)
+        if layout.size != _WORD_BYTES or at % _WORD_BYTES:
+            raise LocalProtocolError(f"byte {at}: expected an aligned u32 to vary")
+        self.at = at
+        self.word = at // _WORD_BYTES
+        self.pack_into = layout.pack_into
+        self.swapped = (leaf.order == "<") != (sys.byteorder == "little")
+
+
+def _field_slot(
+    datagram: DatagramPart, number: int, sample: bytes, field: tuple[str, str]
+) -> _Slot:
+    """Where a field of an attribute stands in an encoded message; of duplicates the last."""
+    kind = datagram.kinds.get(number)
+    found = None
+    if kind is not None and isinstance(kind.body, OperationPart):
+        body = kind.body
+        wanted = body.operation.attributes.by_name.get(field[0])
+        start = datagram.header.size + body.header.size
+        for element in body.attributes.walk(sample, start, len(sample)):
+            part = element.part
+            if wanted and element.number == wanted.number and isinstance(part, RunPart):
+                found = _Slot(element.start + part.offsets[field[1]], part.leaf(field[1]))
+    if found is None:
+        raise LocalProtocolError(f"{' -> '.join(field)}: expected one, got none")
+    return found
