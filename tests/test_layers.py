@@ -43,7 +43,7 @@ def test_every_import_rule_is_kept() -> None:
     ("broken", "module", "line"),
     [
         ("rows", "_errors.py", "from trionfq import schema"),
-        ("rows", "_kernel_model.py", "from trionfq import _packet"),
+        ("rows", "_kernel_model.py", "from trionfq import _codec"),
         ("rows", "_kernel_reader.py", "from trionfq import _protocol"),
         ("rows", "captures.py", "from trionfq import backends"),
         ("rows", "_newcomer.py", ""),

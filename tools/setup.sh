@@ -18,15 +18,20 @@ say() {
 
 # --- Debian packages ------------------------------------------------------------------------------
 
-apt_lists_are_new=no
+# Quiet, but for what it says when it fails. Without noninteractive and </dev/null tshark asks a
+# question; the lists are brought up to date only when something is missing.
 apt_install() {
-    # </dev/null and noninteractive: tshark asks a question otherwise.
-    if [ $apt_lists_are_new = no ]; then
-        DEBIAN_FRONTEND=noninteractive apt-get -qq update </dev/null >&2 || return 1
-        apt_lists_are_new=yes
-    fi
-    DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends \
-        -o Dpkg::Use-Pty=0 install "$@" </dev/null >&2
+    log=$(mktemp)
+    (
+        export DEBIAN_FRONTEND=noninteractive
+        apt-get -q update
+        apt-get -q -y --no-install-recommends -o Dpkg::Use-Pty=0 install "$@"
+    ) </dev/null >"$log" 2>&1 || {
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
+    }
+    rm -f "$log"
 }
 
 may_apt() {
@@ -105,7 +110,7 @@ install() { # extra
     done
     say "installing trionfq${1:+ with its extra '$1'} into $venv"
     # Asked of pip, not of an index: the machine's own configuration says where packages are.
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
+    "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-input \
         --editable ".${1:+[$1]}" </dev/null || {
         say "pip could not install; its message is above"
         exit 1

@@ -19,7 +19,7 @@ wheel=$(ls "$(pwd)"/dist/trionfq-*-py3-none-any.whl)
 cp "$tools/wheel_consumer.py" "$elsewhere/consumer.py"
 cd "$elsewhere"
 "$python" -m venv venv
-venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input "$wheel" </dev/null
+venv/bin/python -m pip install -qq --disable-pip-version-check --no-input "$wheel" </dev/null
 # -I: neither this folder nor PYTHONPATH is looked into, so what is imported is the wheel's.
 venv/bin/python -I -W error consumer.py
 # py.typed in the wheel makes its types count; without it mypy knows none and this fails.
