@@ -340,6 +340,21 @@ def namespaces(*labels: str) -> Iterator[list[Namespace]]:
         yield [stack.enter_context(Namespace(label)) for label in labels]
 
 
+@contextlib.contextmanager
+def none_left_over() -> Iterator[None]:
+    """Removes the namespaces that the block leaves behind.
+
+    Raises:
+      AssertionError: there were some.
+    """
+    before = leftovers()
+    yield
+    left = leftovers() - before
+    for name in left:
+        netns.remove(name)
+    assert not left, f"network namespaces left behind: {sorted(left)}"
+
+
 def in_user_namespace() -> bool:
     """Whether this process's root is an ordinary user outside."""
     return Path("/proc/self/uid_map").read_text().split() != ["0", "0", "4294967295"]

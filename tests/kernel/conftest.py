@@ -11,7 +11,6 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
-from pyroute2 import netns
 
 from .harness import (
     Bridged,
@@ -19,10 +18,10 @@ from .harness import (
     Namespace,
     NoBridgeError,
     Pair,
-    leftovers,
     make_bridged,
     make_forwarding,
     make_pair,
+    none_left_over,
     queue_rule,
     tool,
 )
@@ -61,13 +60,9 @@ def kernel() -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_left_over() -> Iterator[None]:
-    """Fails a test that leaves a namespace behind, and removes it."""
-    before = leftovers()
-    yield
-    left = leftovers() - before
-    for name in left:
-        netns.remove(name)
-    assert not left, f"network namespaces left behind: {sorted(left)}"
+    """Fails a test that leaves a namespace behind."""
+    with none_left_over():
+        yield
 
 
 @pytest.fixture

@@ -15,7 +15,15 @@ namespace, so a test may use constants.
 
 from __future__ import annotations
 
-from ._namespace import Namespace, in_fresh_thread, in_user_namespace, leftovers, namespaces, tool
+from ._namespace import (
+    Namespace,
+    in_fresh_thread,
+    in_user_namespace,
+    leftovers,
+    namespaces,
+    none_left_over,
+    tool,
+)
 from ._rules import Counters, Rule, queue_rule, rule
 from ._topology import (
     Bridged,
@@ -82,6 +90,7 @@ __all__ = [
     "make_veth",
     "namespaces",
     "new_mac",
+    "none_left_over",
     "ping",
     "queue_rule",
     "receive",

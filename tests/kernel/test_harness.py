@@ -31,6 +31,7 @@ from .harness import (
     make_forwarding,
     make_pair,
     namespaces,
+    none_left_over,
     ping,
     queue_rule,
     receive,
@@ -107,6 +108,13 @@ def test_namespace_is_removed_when_its_set_up_fails(monkeypatch: pytest.MonkeyPa
     with pytest.raises(OSError, match="no such setting"):
         Namespace()
     assert leftovers() == before
+
+
+def test_namespace_left_behind_is_told_and_removed() -> None:
+    with pytest.raises(AssertionError, match="left behind"), none_left_over():
+        forgotten = Namespace()
+    assert forgotten.name not in leftovers()
+    forgotten.close()
 
 
 def test_closing_kills_programs_and_closes_sockets() -> None:
