@@ -17,6 +17,7 @@ from ._codec_parts import (
     CountedPart,
     Field,
     FieldsPart,
+    FreePart,
     IntPart,
     Leaf,
     MismatchError,
@@ -55,6 +56,8 @@ def part_of(node: Node, order: Order, path: str) -> Part:
         return part_of(inner.by_order[order], order, path)
     if kind is FormatField:
         return IntPart(_leaf(inner, path))
+    if kind is Raw and inner.unlimited:
+        return FreePart()
     if kind is Raw:
         return RawPart(inner.fault, inner.least if inner.least == inner.most else None)
     if kind is Counted:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._codec_parts import MismatchError, Part, RunPart, as_bytes
 from .schema import Attr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from .schema._lists import Framing
 
@@ -17,24 +17,10 @@ if TYPE_CHECKING:
 make_attr: Callable[[tuple[int, Any, int]], Attr] = partial(tuple.__new__, Attr)
 
 
-class Element(NamedTuple):
-    """Where one element of a list is.
-
-    Attributes:
-      at: offset of its header.
-      number: its number.
-      flags: what else its number field holds.
-      start: where its contents begin.
-      stop: where they end.
-      part: what reads them, None where the number is not known.
-    """
-
-    at: int
-    number: int
-    flags: int
-    start: int
-    stop: int
-    part: Part | None
+if TYPE_CHECKING:
+    Element: TypeAlias = tuple[int, int, int, int, int, Part | None]
+"""Offset of an element's header, its number, its flags, start and end of its contents, and what
+reads them, None where the number is not known."""
 
 
 class ListPart(Part):
@@ -49,24 +35,27 @@ class ListPart(Part):
         self.by_length = framing.end is None and all(part.by_length for part in parts.values())
         self._bare = bare
         self._number_first = header.names.index("number") < header.names.index("length")
-        self._counted = header.size if framing.counts_header else 0
+        self._sizes = header.size, header.size if framing.counts_header else 0
 
-    def walk(self, buffer: bytes, start: int, end: int) -> Iterator[Element]:
+    def walk(self, buffer: bytes, start: int, end: int) -> list[Element]:
         """The elements of a range, checked as to their lengths, not as to their contents.
 
         Raises:
           MismatchError: the range is no list.
         """
-        framing, unpack, size = self.framing, self.header.unpack_from, self.header.size
+        framing, unpack, size, counted = self.framing, self.header.unpack_from, *self._sizes
         mask, align, last, part_of = framing.number_mask, framing.align, framing.end, self.parts.get
+        number_first = self._number_first
+        found: list[Element] = []
         at = start
         while at < end:
             contents = at + size
             if contents > end:
                 raise MismatchError
-            first, second = unpack(buffer, at)
-            field, length = (first, second) if self._number_first else (second, first)
-            length -= self._counted
+            field, length = unpack(buffer, at)
+            if not number_first:
+                field, length = length, field
+            length -= counted
             stop = contents + length
             if length < 0 or stop > end:
                 raise MismatchError
@@ -74,11 +63,12 @@ class ListPart(Part):
             if number == last:
                 if length or stop != end:
                     raise MismatchError
-                return
-            yield Element(at, number, field & ~mask, contents, stop, part_of(number))
+                break
+            found.append((at, number, field & ~mask, contents, stop, part_of(number)))
             at = stop + -length % align
             if at > end and stop != end:
                 raise MismatchError
+        return found
 
     def read(self, buffer: bytes, start: int, end: int) -> tuple[Attr, ...]:
         return tuple(
@@ -91,27 +81,29 @@ class ListPart(Part):
     def write(self, value: Any) -> bytes:
         if not isinstance(value, tuple | list):
             raise TypeError(value)
-        framing, header = self.framing, self.header
+        parts, pack, counted = self.parts, self.header.pack, self._sizes[1]
+        mask, align, end = self.framing.number_mask, self.framing.align, self.framing.end
         written: list[bytes] = []
-        pad = b""
+        pad = 0
         for element in value:
             if not isinstance(element, Attr):
                 raise TypeError(element)
             number, contents, flags = element
-            part = self.parts.get(number)
+            part = parts.get(number)
             body = as_bytes(contents) if part is None else part.write(contents)
-            if number & ~framing.number_mask or number == framing.end:
-                raise ValueError(number)
-            if flags & framing.number_mask or flags < 0:
-                raise ValueError(flags)
-            field, length = number | flags, len(body) + self._counted
-            head = header.pack(field, length) if self._number_first else header.pack(length, field)
-            written += (pad, head, body)
-            pad = bytes(-length % framing.align)
+            if number & ~mask or number == end or flags & mask or flags < 0:
+                raise ValueError(element)
+            length = len(body) + counted
+            if pad:
+                written.append(bytes(pad))
+            field = number | flags
+            written.append(pack(field, length) if self._number_first else pack(length, field))
+            written.append(body)
+            pad = -length % align
         if not value:
             return b""
-        if value[-1].number not in self._bare:
-            written.append(pad)
-        if framing.end is not None:
-            written.append(header.write({"number": framing.end, "length": 0}))
+        if pad and value[-1].number not in self._bare:
+            written.append(bytes(pad))
+        if end is not None:
+            written.append(self.header.write({"number": end, "length": 0}))
         return b"".join(written)

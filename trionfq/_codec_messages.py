@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
 from ._codec_derive import list_part, run_of
@@ -43,6 +43,7 @@ class OperationPart(BodyPart):
         self.attributes = list_part(node.attributes, order, path)
         self.required = frozenset(node.required)
         self.names = (*self.header.names, "attributes")
+        self._fixed = attrgetter(*self.header.names)
 
     def read(self, buffer: bytes, start: int, end: int, flags: int) -> tuple[Any, ...]:  # noqa: ARG002
         at = start + self.header.size
@@ -57,7 +58,7 @@ class OperationPart(BodyPart):
         attributes = message.attributes
         if not self.required.issubset([element.number for element in attributes]):
             raise ValueError(attributes)
-        fixed = self.header.pack(*[getattr(message, name) for name in self.header.names])
+        fixed = self.header.pack(*self._fixed(message))
         return fixed + self.attributes.write(attributes)
 
 
@@ -151,6 +152,7 @@ class KindPart:
       record: the record that it becomes.
       body: what follows the header.
       fields: makes the record's fields of header and body values.
+      header: makes the header's values but the length of the record and its type.
     """
 
     def __init__(self, kind: Kind, header_names: tuple[str, ...], order: Order):
@@ -160,7 +162,12 @@ class KindPart:
         self.fields: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(
             *[names.index(name) for name in kind.record._fields]
         )
-        self.header = tuple(name for name in header_names if name in kind.record._fields)
+        # The header's fields after its length; the record of one type only does not keep the type.
+        kept: tuple[str, ...] = kind.record._fields
+        if header_names[0] != "len" or any(n != "type" for n in {*header_names[1:]} - {*kept}):
+            raise TypeError(f"{kind.name}: the record does not hold its header")
+        places = [kept.index(n) if n in kept else len(kept) for n in header_names[1:]]
+        self.header: Callable[[tuple[Any, ...]], tuple[Any, ...]] = itemgetter(*places)
 
 
 class DatagramPart:
@@ -228,16 +235,17 @@ class DatagramPart:
 
     def _encode(self, messages: list[Any]) -> bytes:
         written: list[bytes] = []
-        pad = b""
+        size, pack = self.header.size, self.header.pack
+        pad = 0
         for message in messages:
             number = getattr(message, "type", netlink.Type.ERROR)
             kind = self.kinds.get(number, self.other)
             if not isinstance(message, kind.record):
                 raise TypeError(message)
             body = kind.body.write(message)
-            header = {name: getattr(message, name) for name in kind.header}
-            header["type"] = number
-            length = header["len"] = self.header.size + len(body)
-            written += (pad, self.header.write(header), body)
-            pad = bytes(-length % netlink.NLMSG_ALIGNTO)
+            length = size + len(body)
+            if pad:
+                written.append(bytes(pad))
+            written += (pack(length, *kind.header((*message, number))), body)
+            pad = -length % netlink.NLMSG_ALIGNTO
         return b"".join(written)

@@ -130,6 +130,22 @@ class RawPart(Part):
         return contents
 
 
+class FreePart(Part):
+    """Bytes of any length."""
+
+    def fits(self, length: int) -> bool:  # noqa: ARG002
+        return True
+
+    def read(self, buffer: bytes, start: int, end: int) -> bytes:
+        return buffer[start:end]
+
+    def at(self, start: int, end: int) -> Callable[[bytes], bytes]:
+        return itemgetter(slice(start, end))
+
+    def write(self, value: Any) -> bytes:
+        return as_bytes(value)
+
+
 class CountedPart(Part):
     """Bytes whose length another field tells; read and written by `FieldsPart` alone."""
 
@@ -155,7 +171,11 @@ class Field(NamedTuple):
 
 
 class RunPart(Part):
-    """A struct of fixed size whose fields agree in byte order: one `struct.Struct`."""
+    """A struct of fixed size whose fields agree in byte order: one `struct.Struct`.
+
+    Names and values are zipped without ``strict``, which alone doubles the cost of a small dict:
+    the format has one value for each name.
+    """
 
     def __init__(self, fields: Sequence[Field], leaves: Sequence[Leaf]):
         self.fields = tuple(fields)
@@ -172,7 +192,9 @@ class RunPart(Part):
             self.offsets[name] = offset
             offset += Struct(leaf.order + leaf.code).size
         self._known = frozenset(self.names)
-        self._checked = tuple(field for field in fields if isinstance(field.part, RawPart))
+        self._checked = any(isinstance(field.part, RawPart) for field in fields)
+        plain = len(fields) > 1 and not self._checked and all(f.default is None for f in fields)
+        self._plain = itemgetter(*self.names) if plain else None
 
     def leaf(self, name: str) -> Leaf:
         """How one field is laid out."""
@@ -181,19 +203,21 @@ class RunPart(Part):
     def read(self, buffer: bytes, start: int, end: int) -> dict[str, Any]:
         if end - start != self.size:
             raise MismatchError
-        return dict(zip(self.names, self.unpack_from(buffer, start), strict=True))
+        return dict(zip(self.names, self.unpack_from(buffer, start)))  # noqa: B905
 
     def at(self, start: int, end: int) -> Callable[[bytes], dict[str, Any]]:  # noqa: ARG002
         unpack, names = self.unpack_from, self.names
 
         def read(buffer: bytes) -> dict[str, Any]:
-            return dict(zip(names, unpack(buffer, start), strict=True))
+            return dict(zip(names, unpack(buffer, start)))  # noqa: B905
 
         return read
 
     def write(self, value: Any) -> bytes:
         if not isinstance(value, dict) or not value.keys() <= self._known:
             raise TypeError(value)
+        if self._plain is not None and len(value) == len(self.names):
+            return self.pack(*self._plain(value))
         return self.pack(*self.values(value))
 
     def values(self, value: dict[str, Any]) -> list[Any]:
@@ -245,7 +269,7 @@ class FieldsPart(Part):
                 stop = at + piece.size
                 if stop > end:
                     raise MismatchError
-                fields.update(zip(piece.names, piece.unpack_from(buffer, at), strict=True))
+                fields.update(zip(piece.names, piece.unpack_from(buffer, at)))  # noqa: B905
                 at = stop
                 continue
             name, part, _ = piece

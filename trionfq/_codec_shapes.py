@@ -19,8 +19,8 @@ with the families before it is walked.
 from __future__ import annotations
 
 from operator import itemgetter
-from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple
+from struct import Struct, error
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._codec_lists import ListPart, make_attr
 from ._codec_messages import DatagramPart, OperationPart
@@ -31,10 +31,12 @@ from .schema.nfnetlink import Subsystem, message_type
 from .schema.nfqueue import PACKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from ._codec_parts import Part
+    from ._codec_lists import Element
     from .schema import Order, Schema
+
+    _Entry: TypeAlias = tuple[Callable[[bytes], Any], tuple[Any, ...], "Shape", "_Entry | None"]
 
 # Lengths remembered, layouts remembered for each, and families; a table that is full starts anew.
 _LENGTHS = 4096
@@ -120,16 +122,40 @@ class _Piece(NamedTuple):
     order: str
     code: str
 
+    @property
+    def size(self) -> int:
+        """How many."""
+        return Struct(f"<{self.code}").size
+
 
 def _struct(pieces: list[_Piece], order: str) -> Struct:
     """One format for all pieces: pad bytes between them, those of the other order as raw bytes."""
     codes, at = [order], 0
     for piece in sorted(pieces):
-        size = Struct(f"<{piece.code}").size
+        size = piece.size
         codes.append(f"{piece.at - at}x" if piece.at > at else "")
         codes.append(piece.code if piece.order in ("", order) else f"{size}s")
         at = piece.at + size
     return Struct("".join(codes))
+
+
+def _merged(pieces: list[_Piece], header_size: int) -> list[_Piece]:
+    """Neighbours joined to raw bytes, which compare faster than many integers.
+
+    An attribute header on its own stays two integers: small ones, as lengths and numbers mostly
+    are, cost less than a bytes object.
+    """
+    groups: list[list[_Piece]] = []
+    for piece in sorted(pieces):
+        if groups and groups[-1][-1].at + groups[-1][-1].size == piece.at:
+            groups[-1].append(piece)
+        else:
+            groups.append([piece])
+    merged: list[_Piece] = []
+    for group in groups:
+        size = sum(piece.size for piece in group)
+        merged += group if size == header_size else [_Piece(group[0].at, "", f"{size}s")]
+    return merged
 
 
 class _Walk:
@@ -140,30 +166,29 @@ class _Walk:
             *_pin(reader.header, 0, ("len", "type")),
             *_pin(reader.body.header, reader.header.size, reader.body.header.names),
         ]
-        self.elements: list[tuple[int, Part | None, int, int, int]] = []
+        self.elements: list[Element] = []
         start = reader.header.size + reader.body.header.size
         if start > len(datagram):
             raise MismatchError
         numbers = set()
         self.last_at = start
         for element in self._list(reader.body.attributes, datagram, start, len(datagram)):
-            at, number, flags, begin, stop, part = element
-            self.elements.append((number, part, flags, begin, stop))
-            numbers.add(number)
-            self.last_at = at
+            self.elements.append(element)
+            numbers.add(element[1])
+            self.last_at = element[0]
         if not reader.body.required <= numbers:
             raise MismatchError
 
-    def _list(self, part: ListPart, datagram: bytes, start: int, end: int) -> Iterator[Any]:
+    def _list(self, part: ListPart, datagram: bytes, start: int, end: int) -> list[Element]:
         header = part.header
-        for element in part.walk(datagram, start, end):
-            self.pieces += _pin(header, element.at, header.names)
-            if isinstance(element.part, ListPart):
-                for _ in self._list(element.part, datagram, element.start, element.stop):
-                    pass
-            elif element.part and not element.part.fits(element.stop - element.start):
+        elements = part.walk(datagram, start, end)
+        for at, _, _, begin, stop, inner in elements:
+            self.pieces += _pin(header, at, header.names)
+            if isinstance(inner, ListPart):
+                self._list(inner, datagram, begin, stop)
+            elif inner is not None and not inner.fits(stop - begin):
                 raise MismatchError
-            yield element
+        return elements
 
 
 def _pin(run: RunPart, at: int, names: tuple[str, ...]) -> list[_Piece]:
@@ -175,7 +200,8 @@ class _Family:
 
     def __init__(self, reader: PacketReader, walk: _Walk, layout: Struct, datagram: bytes):
         nla = reader.body.attributes.header
-        self.unpack = layout.unpack_from
+        self.layout = layout
+        self._unpack = _struct(walk.pieces, reader.order).unpack_from
         self.size = walk.last_at + nla.size
         ordered = sorted(walk.pieces)
         total = reader.header.offsets["len"]
@@ -184,20 +210,21 @@ class _Family:
         kept = [i for i in range(len(ordered)) if i not in free]
         self._kept = itemgetter(*kept)
         self._free = itemgetter(*free)
-        self._pinned = self._kept(self.unpack(datagram))
+        self._pinned = self._kept(self._unpack(datagram))
         # Where the payload's own length starts counting: at its header, or after it.
         self._base = walk.last_at if reader.body.attributes.framing.counts_header else self.size
         self.shape = reader.make_shape(walk, datagram)
 
-    def matches(self, datagram: bytes) -> tuple[Any, ...] | None:
-        """The headers of a datagram of this family, None of another."""
+    def matches(self, datagram: bytes) -> bool:
+        """Whether a datagram is of this family."""
         length = len(datagram)
         if length < self.size:
-            return None
-        headers = self.unpack(datagram)
+            return False
+        headers = self._unpack(datagram)
         if self._kept(headers) != self._pinned:
-            return None
-        return headers if self._free(headers) == (length, length - self._base) else None
+            return False
+        lengths: tuple[int, int] = self._free(headers)
+        return lengths == (length, length - self._base)
 
 
 class PacketReader:
@@ -207,9 +234,15 @@ class PacketReader:
       order: byte order of the host that they come from.
       schema: whose PACKET operation.
 
+    Attributes:
+      shape: takes a datagram; gives the layout of one that is exactly one valid PACKET message,
+        None for another; raises `RemoteProtocolError` where it contradicts the schema.
+
     Raises:
       TypeError: a PACKET attribute is such that lengths alone do not decide if it fits.
     """
+
+    shape: Callable[[bytes], Shape | None]
 
     def __init__(self, *, order: Order = HOST_ORDER, schema: Schema = SCHEMA):
         self._datagram = DatagramPart(schema, order)
@@ -229,26 +262,29 @@ class PacketReader:
         self._id_offset = hdr.offsets["packet_id"]
         leaf = hdr.leaf("packet_id")
         self._unpack_id = Struct(leaf.order + leaf.code).unpack_from
-        self._order = next(leaf.order for leaf in self.header.leaves if leaf.order)
-        self._known: dict[int, tuple[tuple[Any, tuple[Any, ...], Shape], ...]] = {}
+        self.order = next(leaf.order for leaf in self.header.leaves if leaf.order)
+        self._known: dict[int, _Entry] = {}
         self._families: list[_Family] = []
+        self.shape = self._hot_path()
 
-    def shape(self, datagram: bytes) -> Shape | None:
-        """The layout of a datagram that is exactly one valid PACKET message, None of another.
+    def _hot_path(self) -> Callable[[bytes], Shape | None]:
+        # A function without self: two attribute look-ups fewer for every packet.
+        known, learn = self._known.get, self._learn
 
-        Raises:
-          RemoteProtocolError: it contradicts the schema.
-        """
-        for unpack, headers, shape in self._known.get(len(datagram), ()):
-            if unpack(datagram) == headers:
-                return shape
-        return self._learn(datagram)
+        def shape(datagram: bytes) -> Shape | None:
+            entry = known(len(datagram))
+            while entry is not None:
+                unpack, headers, found, entry = entry
+                if unpack(datagram) == headers:
+                    return found
+            return learn(datagram)
+
+        return shape
 
     def _learn(self, datagram: bytes) -> Shape | None:
         for family in self._families:
-            headers = family.matches(datagram)
-            if headers is not None:
-                self._remember(len(datagram), family.unpack, headers, family.shape)
+            if family.matches(datagram):
+                self._remember(datagram, family.layout, family.shape)
                 return family.shape
         try:
             extents = self._datagram.extents(datagram)
@@ -266,8 +302,9 @@ class PacketReader:
         except MismatchError:
             self._datagram.decode(datagram)
             raise AssertionError("the codec refused what the schema reads") from None
-        layout = _struct(walk.pieces, self._order)
-        number, _, _, _, stop = walk.elements[-1]
+        nla = self.body.attributes.header
+        layout = _struct(_merged(walk.pieces, nla.size), self.order)
+        _, number, _, _, stop, _ = walk.elements[-1]
         if number == self._payload and stop == len(datagram):
             if len(self._families) >= _FAMILIES:
                 self._families.clear()
@@ -276,14 +313,25 @@ class PacketReader:
             shape = family.shape
         else:
             shape = self.make_shape(walk, datagram)
-        self._remember(len(datagram), layout.unpack_from, layout.unpack_from(datagram), shape)
+        self._remember(datagram, layout, shape)
         return shape
 
-    def _remember(self, length: int, unpack: Any, headers: tuple[Any, ...], shape: Shape) -> None:
+    def _remember(self, datagram: bytes, layout: Struct, shape: Shape) -> None:
         if len(self._known) >= _LENGTHS:
             self._known.clear()
-        known = self._known.get(length, ())
-        self._known[length] = ((unpack, headers, shape), *known[: _PER_LENGTH - 1])
+        entries: list[tuple[Any, Any, Shape]] = [
+            (layout.unpack_from, layout.unpack_from(datagram), shape)
+        ]
+        entry = self._known.get(len(datagram))
+        while entry is not None and len(entries) < _PER_LENGTH:
+            unpack, headers, known, entry = entry
+            entries.append((unpack, headers, known))
+        entry = None
+        # A chain, newest first: (how to read the headers, what they must be, the shape, the next).
+        for unpack, headers, known in reversed(entries):
+            entry = (unpack, headers, known, entry)
+        if entry is not None:
+            self._known[len(datagram)] = entry
 
     def make_shape(self, walk: _Walk, datagram: bytes) -> Shape:
         """The shape that a walk found."""
@@ -291,7 +339,7 @@ class PacketReader:
         everything = []
         payload = None
         packet_hdr = 0
-        for number, part, flags, start, stop in walk.elements:
+        for _, number, flags, start, stop, part in walk.elements:
             read: Callable[[bytes], Any]
             if number == self._payload and stop == len(datagram):
                 read = itemgetter(slice(start, None))
@@ -338,14 +386,14 @@ class PacketReader:
 
         return read
 
-    def salvage_id(self, datagram: bytes, number: int) -> int | None:
+    def salvage_id(self, datagram: bytes, queue_number: int) -> int | None:
         """The packet id in a PACKET message of a queue that is malformed further on.
 
         The kernel writes NFQA_PACKET_HDR first; if that is whole, the packet can be answered.
 
         Args:
           datagram: what could not be decoded.
-          number: the queue.
+          queue_number: the queue.
 
         Returns:
           The id, None where it cannot be trusted.
@@ -357,13 +405,16 @@ class PacketReader:
         header = self.header.read(datagram, 0, self.header.size)
         queue = fixed.read(datagram, self.header.size, start)["res_id"]
         try:
-            first = next(self.body.attributes.walk(datagram, start, len(datagram)), None)
-        except MismatchError:
+            # Up to the end of the first attribute only: what follows it may be the malformed part.
+            nla = self.body.attributes.header
+            length = nla.read(datagram, start, start + nla.size)["length"]
+            ((_, number, _, at, stop, part),) = self.body.attributes.walk(
+                datagram, start, start + length
+            )
+        except (MismatchError, ValueError, error):
             return None
-        if header["type"] != self._type or queue != number or first is None:
+        if header["type"] != self._type or queue != queue_number or part is None:
             return None
-        if first.number != self._packet_hdr or first.part is None:
+        if number != self._packet_hdr or not part.fits(stop - at):
             return None
-        if not first.part.fits(first.stop - first.start):
-            return None
-        return self._id_reader(first.start + self._id_offset)(datagram)
+        return self._id_reader(at + self._id_offset)(datagram)

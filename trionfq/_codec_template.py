@@ -111,20 +111,17 @@ class _Slot:
         self.swapped = (leaf.order == "<") != (sys.byteorder == "little")
 
 
-def _field_slot(
-    datagram: DatagramPart, number: int, sample: bytes, field: tuple[str, str]
-) -> _Slot:
+def _field_slot(datagram: DatagramPart, type_: int, sample: bytes, field: tuple[str, str]) -> _Slot:
     """Where a field of an attribute stands in an encoded message; of duplicates the last."""
-    kind = datagram.kinds.get(number)
+    kind = datagram.kinds.get(type_)
     found = None
     if kind is not None and isinstance(kind.body, OperationPart):
         body = kind.body
         wanted = body.operation.attributes.by_name.get(field[0])
         start = datagram.header.size + body.header.size
-        for element in body.attributes.walk(sample, start, len(sample)):
-            part = element.part
-            if wanted and element.number == wanted.number and isinstance(part, RunPart):
-                found = _Slot(element.start + part.offsets[field[1]], part.leaf(field[1]))
+        for _, number, _, at, _, part in body.attributes.walk(sample, start, len(sample)):
+            if wanted and number == wanted.number and isinstance(part, RunPart):
+                found = _Slot(at + part.offsets[field[1]], part.leaf(field[1]))
     if found is None:
         raise LocalProtocolError(f"{' -> '.join(field)}: expected one, got none")
     return found

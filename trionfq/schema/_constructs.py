@@ -15,6 +15,7 @@ native field when the schema is made. Hence these invariants, which every class 
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
@@ -95,6 +96,7 @@ class Window(io.BytesIO):
         return super().tell() + self._base
 
 
+@functools.lru_cache(maxsize=1024)
 def size_of(declaration: Node) -> int | None:
     """The size of what a declaration describes, in bytes, None where it varies."""
     try:
@@ -227,6 +229,11 @@ class Raw(Node):
         self.most = most
         self.step = step
         self.text = text
+
+    @property
+    def unlimited(self) -> bool:
+        """Whether every length is right."""
+        return self.least == 0 and self.most is None and self.step == 1
 
     def fault(self, length: int) -> str | None:
         """Why a length is wrong, None where it is right."""

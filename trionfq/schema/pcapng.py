@@ -225,7 +225,7 @@ BLOCK_TRAILER = Fields(
 )
 ENHANCED_PACKET_HEAD = Fields(*BLOCK_HEADER.subcons, *ENHANCED_PACKET.subcons[:-2])
 """All of an enhanced packet block that stands before its data, to learn where that ends."""
-ENHANCED_PACKET_OPTIONS = ENHANCED_PACKET.subcons[-1].subcon
+ENHANCED_PACKET_OPTIONS = option_list(EPB_OPTIONS)
 """All of it that stands behind its data, up to the trailer."""
 
 
