@@ -61,9 +61,10 @@ class KernelModel:
         afterwards, with EOPNOTSUPP.
       hash_limit: most packets in a queue whatever its queue_maxlen, since the kernel finds them by
         a hash (7.0); None as before.
-      second_arrivals: whether a packet that is repeated or given to another queue arrives there;
-        or a function that says so for each, such as the rule's condition on a mark. Where it does
-        not, a target that nobody listens at goes unnoticed.
+      requeue_repeats: whether a repeated packet comes to its queue again, or a function that says
+        so of each (such as the rule's condition on a mark); otherwise it passes its hook.
+      follow_queue: whether a packet that a verdict gives to a queue arrives there, or a function
+        that says so of each; otherwise a target that nobody listens at goes unnoticed.
       complete_checksum: gives a packet's payload with the checksum that was left to the device;
         None leaves both as they are.
       first_id: id of the first packet after each bind; 1 in the kernel.
@@ -77,7 +78,8 @@ class KernelModel:
         secctx: bool = False,
         flags_policy: bool = True,
         hash_limit: int | None = HASH_LIMIT,
-        second_arrivals: bool | Callable[[PacketIn], bool] = True,
+        requeue_repeats: bool | Callable[[PacketIn], bool] = True,
+        follow_queue: bool | Callable[[PacketIn], bool] = True,
         complete_checksum: Callable[[PacketIn], bytes] | None = None,
         first_id: int = 1,
         on_decision: Callable[[Decision], None] | None = None,
@@ -85,7 +87,8 @@ class KernelModel:
         self.conntrack_glue = conntrack_glue
         self.secctx = secctx
         self._hash_limit = hash_limit
-        self._second_arrivals = second_arrivals
+        self._requeue_repeats = requeue_repeats
+        self._follow_queue = follow_queue
         self._complete_checksum = complete_checksum
         self._first_sequence = (first_id - 1) & ID_MASK
         self._decisions: list[Decision] = []
@@ -225,16 +228,23 @@ class KernelModel:
         Only ACCEPT and REPEAT of exactly that value do what they say. With upper bits set, ACCEPT
         skips the remaining hooks as STOP does, and REPEAT drops.
         """
-        code, target, bypass, arrival = verdict & VERDICT_MASK, None, False, None
+        code = verdict & VERDICT_MASK
+        target: int | None = None
+        bypass = False
+        arrival: Arrival | None = None
         if verdict == VerdictCode.ACCEPT:
             effect = Effect.ACCEPTED
         elif verdict == VerdictCode.REPEAT:
-            effect, arrival = self._again(queue.number, packet, Effect.REPEATED)
+            effect = Effect.REPEATED
+            if _wanted(self._requeue_repeats, packet):
+                effect, arrival = self._again(queue.number, packet, effect)
         elif code in (VerdictCode.ACCEPT, VerdictCode.STOP):
             effect = Effect.STOPPED
         elif code == VerdictCode.QUEUE:
             target, bypass = verdict >> QUEUE_NUMBER_SHIFT, bool(verdict & QUEUE_BYPASS)
-            effect, arrival = self._again(target, packet, Effect.REQUEUED, bypass=bypass)
+            effect = Effect.REQUEUED
+            if _wanted(self._follow_queue, packet):
+                effect, arrival = self._again(target, packet, effect, bypass=bypass)
         else:
             effect = Effect.DROPPED
         self._on_decision(
@@ -254,15 +264,16 @@ class KernelModel:
 
     def _again(
         self, number: int, packet: PacketIn, effect: Effect, *, bypass: bool = False
-    ) -> tuple[Effect, Arrival | None]:
+    ) -> tuple[Effect, Arrival]:
         """A second arrival; the effect is what the packet's fate makes of it."""
-        wanted = self._second_arrivals
-        if not (wanted(packet) if callable(wanted) else wanted):
-            return effect, None
         arrival = self.enqueue(number, packet._replace(packet_id=None), bypass=bypass)
         if arrival.fate == Fate.QUEUED:
             return effect, arrival
         return (Effect.ACCEPTED if arrival.fate.passes else Effect.DROPPED), arrival
+
+
+def _wanted(choice: bool | Callable[[PacketIn], bool], packet: PacketIn) -> bool:
+    return choice(packet) if callable(choice) else choice
 
 
 __all__ = [

@@ -13,12 +13,18 @@ from .schema.nfqueue import MAX_COPY_RANGE, NFQA, CopyMode, Hook, MessageType, Q
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .schema import Value
+
 DEFAULT_MAX_LEN = 1024
 """NFQNL_QMAX_DEFAULT."""
 HASH_LIMIT = 65_536
 """Twice NFQNL_HASH_MAX: most packets that a queue's table takes, whatever its queue_maxlen."""
 
 _N = {a.name: a.number for a in NFQA.attributes}
+# Plain integers: an IntFlag takes a microsecond for every `&`.
+_FAIL_OPEN = int(QueueFlags.FAIL_OPEN)
+_GSO = int(QueueFlags.GSO)
+_CSUMNOTREADY = int(SkbInfo.CSUMNOTREADY)
 _INDEV = (_N["ifindex_indev"], _N["ifindex_physindev"])
 _OUTDEV = (_N["ifindex_outdev"], _N["ifindex_physoutdev"])
 _DEVICES = frozenset(_INDEV + _OUTDEV)
@@ -34,12 +40,13 @@ _NESTS = frozenset({_N["ct"], _N["vlan"]})
 _WHERE_NOT_ZERO = frozenset({_N["mark"], _N["priority"], _N["cgroup_classid"]})
 _BRIDGE_ONLY = frozenset({_N["vlan"], _N["l2hdr"]})
 _OPTIONS = {
-    _N["uid"]: QueueFlags.UID_GID,
-    _N["gid"]: QueueFlags.UID_GID,
-    _N["secctx"]: QueueFlags.SECCTX,
-    _N["ct"]: QueueFlags.CONNTRACK,
-    _N["ct_info"]: QueueFlags.CONNTRACK,
+    _N["uid"]: int(QueueFlags.UID_GID),
+    _N["gid"]: int(QueueFlags.UID_GID),
+    _N["secctx"]: int(QueueFlags.SECCTX),
+    _N["ct"]: int(QueueFlags.CONNTRACK),
+    _N["ct_info"]: int(QueueFlags.CONNTRACK),
 }
+_CONDITIONAL = _WHERE_NOT_ZERO | _BRIDGE_ONLY | _OPTIONS.keys() | {_N["timestamp"], _N["hwaddr"]}
 
 
 class KernelQueue:
@@ -108,7 +115,7 @@ class KernelQueue:
         """Queue a packet, or each of its segments (nfqnl_enqueue_packet)."""
         if self.copy_mode == CopyMode.NONE:
             return Arrival(Fate.MODE_NONE)
-        if not packet.segments or not packet.is_gso or self.flags & QueueFlags.GSO:
+        if not packet.segments or not packet.is_gso or self.flags & _GSO:
             fate, packet_id = self._arrive_one(packet)
             return Arrival(fate, () if packet_id is None else (packet_id,))
         ids: list[int] = []
@@ -141,13 +148,13 @@ class KernelQueue:
         if self._put(self.message(packet, packet_id)):
             return Fate.QUEUED, packet_id
         del self.held[packet_id]
-        if self.flags & QueueFlags.FAIL_OPEN:
+        if self.flags & _FAIL_OPEN:
             return Fate.FAILED_OPEN, None
         self.user_dropped += 1
         return Fate.UNSENT, None
 
     def _full(self) -> Fate:
-        if self.flags & QueueFlags.FAIL_OPEN:
+        if self.flags & _FAIL_OPEN:
             return Fate.FAILED_OPEN
         self.dropped += 1
         return Fate.FULL
@@ -214,7 +221,7 @@ class KernelQueue:
             payload = payload[: self.copy_range]
         if self.copy_mode == CopyMode.PACKET and packet.length > len(payload):
             listed.append(Attr(_N["cap_len"], packet.length))
-        if info := packet.integer("skb_info"):
+        if info := packet.skb_info:
             listed.append(Attr(_N["skb_info"], info))
         listed += (Attr(*value) for value in packet.values.items() if value[0] not in _KNOWN)
         if payload:
@@ -226,21 +233,21 @@ class KernelQueue:
     def _described(self, packet: PacketIn) -> Iterable[Attr]:
         values = packet.values
         for number in _BRIDGE_ORDER if packet.family == Family.BRIDGE else _ORDER:
-            if number in values and self._shows(number, packet):
+            if number in values and (
+                number not in _CONDITIONAL or self._shows(number, values[number], packet)
+            ):
                 yield Attr(number, values[number], NLA_F_NESTED if number in _NESTS else 0)
 
-    def _shows(self, number: int, packet: PacketIn) -> bool:
+    def _shows(self, number: int, value: Value, packet: PacketIn) -> bool:
         if number in _WHERE_NOT_ZERO:
-            return packet.values[number] != 0
+            return value != 0
         if number in _OPTIONS:
             return bool(self.flags & _OPTIONS[number])
         if number in _BRIDGE_ONLY:
             return packet.family == Family.BRIDGE
         if number == _N["timestamp"]:
             return packet.hook <= Hook.FORWARD
-        if number == _N["hwaddr"]:
-            return any(device in packet.values for device in _INDEV)
-        return True
+        return any(device in packet.values for device in _INDEV)  # hwaddr
 
     def _completed(self, packet: PacketIn) -> PacketIn:
         """Complete a checksum that was left to the device (nf_queue_checksum_help).
@@ -248,14 +255,14 @@ class KernelQueue:
         Where nobody gave the model the means, the packet stays as it is, and SKB_INFO goes on
         saying so.
         """
-        info = packet.integer("skb_info")
+        info = packet.skb_info
         if (
             self._complete_checksum is None
-            or not info & SkbInfo.CSUMNOTREADY
+            or not info & _CSUMNOTREADY
             or self.copy_mode != CopyMode.PACKET
-            or self.flags & QueueFlags.GSO
+            or self.flags & _GSO
         ):
             return packet
         return packet._replace(payload=self._complete_checksum(packet)).changed(
-            skb_info=info & ~SkbInfo.CSUMNOTREADY
+            skb_info=info & ~_CSUMNOTREADY
         )

@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 _N = {a.name: a.number for a in NFQA.attributes}
 _NO_VALUES: Mapping[int, Value] = MappingProxyType({})
-_ETHERTYPES = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
+_ETHERTYPES: dict[int, int] = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _IPV6_HEADER_BYTES = 40
+_SKB_INFO = _N["skb_info"]
+_GSO = int(SkbInfo.GSO)
 
 
 class QueueRow(NamedTuple):
@@ -116,9 +118,7 @@ class PacketIn(NamedTuple):
     @property
     def ethertype(self) -> int:
         """What PACKET_HDR says; nfqnl_enqueue_packet sets it for the IP families."""
-        if self.family in _ETHERTYPES:
-            return _ETHERTYPES[Family(self.family)]
-        return self.hw_protocol or 0
+        return _ETHERTYPES.get(self.family, self.hw_protocol or 0)
 
     @property
     def least_payload(self) -> int:
@@ -129,15 +129,16 @@ class PacketIn(NamedTuple):
             return (self.payload[0] & 0x0F) * 4
         return _IPV6_HEADER_BYTES if self.family == Family.IPV6 else 0
 
-    def integer(self, name: str) -> int:
-        """One of `values` as an integer, 0 where absent."""
-        value = self.values.get(_N[name], 0)
-        return value if isinstance(value, int) else 0
-
     @property
     def is_gso(self) -> bool:
         """Whether it stands for several packets of the wire."""
-        return bool(self.integer("skb_info") & SkbInfo.GSO)
+        return bool(self.skb_info & _GSO)
+
+    @property
+    def skb_info(self) -> int:
+        """State of its buffer, as SKB_INFO of a META copy would show it; 0 for none."""
+        value = self.values.get(_SKB_INFO, 0)
+        return value if isinstance(value, int) else 0
 
     def changed(self, **values: Value | None) -> PacketIn:
         """The same packet with other `values`, given by name; None leaves one as it is."""

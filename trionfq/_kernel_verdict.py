@@ -82,7 +82,7 @@ def apply(changes: Changes, packet: PacketIn) -> tuple[PacketIn, bool]:
 
 def _rewritten(packet: PacketIn, payload: bytes) -> PacketIn:
     """The kernel corrects nothing, and from here on takes no checksum for granted."""
-    info = packet.integer("skb_info") & ~(SkbInfo.CSUMNOTREADY | SkbInfo.CSUM_NOTVERIFIED)
+    info = packet.skb_info & ~(SkbInfo.CSUMNOTREADY | SkbInfo.CSUM_NOTVERIFIED)
     if packet.hook <= Hook.FORWARD:
         info |= SkbInfo.CSUM_NOTVERIFIED
     return packet._replace(payload=payload, original_length=None, segments=()).changed(
