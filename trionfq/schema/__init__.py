@@ -28,6 +28,7 @@ from ._records import (
     RawMessage,
     Value,
 )
+from ._reference import reference
 from ._schema import SCHEMA, Schema
 
 if TYPE_CHECKING:
@@ -82,4 +83,5 @@ __all__ = [
     "nfqueue",
     "parse",
     "pcapng",
+    "reference",
 ]

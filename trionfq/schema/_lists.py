@@ -54,7 +54,10 @@ class Framing(NamedTuple):
 
 
 NLATTR = Framing(
-    Fields("length" / Native16, "number" / Native16),
+    Fields(
+        "length" / Native16 * "of header and contents in bytes, padding left out (nla_len)",
+        "number" / Native16 * "number; the upper two bits are NLA_F_* (nla_type)",
+    ),
     counts_header=True,
     number_mask=NLA_TYPE_MASK,
     align=4,
@@ -63,7 +66,10 @@ NLATTR = Framing(
 """struct nlattr, include/uapi/linux/netlink.h; alignment NLA_ALIGNTO."""
 
 PCAPNG_OPTION = Framing(
-    Fields("number" / Native16, "length" / Native16),
+    Fields(
+        "number" / Native16 * "option code",
+        "length" / Native16 * "of the contents in bytes, padding left out",
+    ),
     counts_header=False,
     number_mask=0xFFFF,
     align=4,

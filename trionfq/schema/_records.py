@@ -67,11 +67,13 @@ class AttributeSet:
       name: name of the set, such as ``nfqueue``.
       prefix: the kernel's prefix, such as ``NFQA_``.
       attributes: in the order of their numbers.
+      source: the header or document that numbers them.
     """
 
     name: str
     prefix: str
     attributes: tuple[Attribute, ...]
+    source: str = ""
     by_number: Mapping[int, Attribute] = field(init=False)
     by_name: Mapping[str, Attribute] = field(init=False)
 

@@ -3,7 +3,7 @@
 Numbers: include/uapi/linux/netfilter/nfnetlink_conntrack.h. Layouts: the ``nla_put_*`` calls of
 net/netfilter/nf_conntrack_netlink.c, which writes big-endian integers, with two exceptions: the
 labels are copied from memory (``ctnetlink_dump_labels``), so their words are in native order, and
-so are the two integers of CTA_FILTER (``ctnetlink_alloc_filter``), which no nfqueue message holds.
+so are the two integers of CTA_FILTER (``ctnetlink_parse_filter``), which no nfqueue message holds.
 A verdict may set timeout, status, help, mark and labels (``ctnetlink_glue_parse_ct``), nothing
 else.
 """
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from ._constructs import Node
 
 _FROM, _TO, _BOTH = Direction.FROM_KERNEL, Direction.TO_KERNEL, Direction.BOTH
+
+
+_HEADER = "include/uapi/linux/netfilter/nfnetlink_conntrack.h"
 
 
 class ConntrackInfo(enum.IntEnum):
@@ -108,7 +111,7 @@ class ExpectFlags(enum.IntFlag):
 
 
 def _set(name: str, prefix: str, *attributes: Attribute) -> AttributeSet:
-    return AttributeSet(name, prefix, attributes)
+    return AttributeSet(name, prefix, attributes, _HEADER)
 
 
 def _one(
@@ -432,7 +435,7 @@ CTA = _set(
         Int32ub,
         "which bits of mark to set",
         unit="bit set",
-        since="3.6",
+        since="3.4",
         source="ctnetlink_change_mark",
         direction=_TO,
     ),

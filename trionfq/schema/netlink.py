@@ -14,6 +14,8 @@ from ._lists import attribute_list
 from ._records import NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLA_TYPE_MASK, Attribute, AttributeSet
 from ._records import Direction as _Direction
 
+_HEADER = "include/uapi/linux/netlink.h"
+
 HEADER = Fields(
     "len" / Native32 * "length of the message in bytes, header included (nlmsg_len)",
     "type" / Native16 * "subsystem << 8 | message type, or a reserved type (nlmsg_type)",
@@ -105,6 +107,7 @@ NL_POLICY_TYPE_ATTR = AttributeSet(
         _policy(11, "pad", Raw(), "alignment, empty"),
         _policy(12, "mask", Native64, "valid bits of an unsigned integer", "5.10"),
     ),
+    _HEADER,
 )
 
 NLMSGERR_ATTR = AttributeSet(
@@ -153,7 +156,7 @@ NLMSGERR_ATTR = AttributeSet(
             "miss_type",
             Native32,
             _Direction.FROM_KERNEL,
-            "6.0",
+            "6.1",
             doc="number of a missing attribute",
             source=_ACK_SOURCE,
         ),
@@ -162,12 +165,13 @@ NLMSGERR_ATTR = AttributeSet(
             "miss_nest",
             Native32,
             _Direction.FROM_KERNEL,
-            "6.0",
+            "6.1",
             "bytes",
             doc="offset of the nest that lacks it",
             source=_ACK_SOURCE,
         ),
     ),
+    _HEADER,
 )
 """Attributes of an extended acknowledgement (enum nlmsgerr_attrs); integers in native order."""
 

@@ -17,6 +17,7 @@ from .conntrack import CTA, CTA_EXPECT, ConntrackInfo
 from .nfnetlink import NFGENMSG, Family, Subsystem, message_type
 
 _FROM, _TO, _BOTH = Direction.FROM_KERNEL, Direction.TO_KERNEL, Direction.BOTH
+_HEADER = "include/uapi/linux/netfilter/nfnetlink_queue.h"
 _BUILD = "nfqnl_build_packet_message (nfnetlink_queue.c)"
 _VERDICT = "nfqnl_recv_verdict (nfnetlink_queue.c)"
 _CONFIG = "nfqnl_recv_config (nfnetlink_queue.c)"
@@ -130,6 +131,7 @@ NFQA_VLAN = AttributeSet(
         Attribute(1, "proto", Int16ub, _BOTH, "4.7", doc="skb->vlan_proto, such as 0x8100"),
         Attribute(2, "tci", Int16ub, _BOTH, "4.7", doc="skb->vlan_tci: priority, DEI and id"),
     ),
+    _HEADER,
 )
 
 NFQA = AttributeSet(
@@ -347,6 +349,7 @@ NFQA = AttributeSet(
             source="nfqnl_put_sk_classid (nfnetlink_queue.c)",
         ),
     ),
+    _HEADER,
 )
 
 _CMD = Fields(
@@ -396,6 +399,7 @@ NFQA_CFG = AttributeSet(
             source=_CONFIG,
         ),
     ),
+    _HEADER,
 )
 
 PACKET = Operation(

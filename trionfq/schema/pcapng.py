@@ -97,7 +97,7 @@ def _options(name: str, *own: Attribute) -> AttributeSet:
             "enterprise number and bytes, not to be copied",
         ),
     )
-    return AttributeSet(name, "", common)
+    return AttributeSet(name, "", common, "draft-ietf-opsawg-pcapng")
 
 
 SHB_OPTIONS = _options(
