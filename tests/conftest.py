@@ -1,0 +1,13 @@
+"""How the tests run: the same way every time."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import settings
+
+# Examples follow from the test's own text, and no deadline: a busy machine is not a failure.
+# HYPOTHESIS_PROFILE=search looks at others each time, ten times as many.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("search", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
