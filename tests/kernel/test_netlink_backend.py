@@ -28,7 +28,13 @@ from trionfq.backends.netlink import (
 )
 from trionfq.schema import ErrorMessage, Message
 from trionfq.schema.nfqueue import NFQA, ConfigCommand, QueueFlags
-from trionfq.testing import make_bind, make_config, make_verdict
+from trionfq.testing import (
+    BackendUnderTest,
+    check_backend,
+    make_bind,
+    make_config,
+    make_verdict,
+)
 
 from . import harness
 from .harness import drain, in_user_namespace, queue_rule
@@ -61,6 +67,22 @@ def payloads(datagrams: list[bytes]) -> list[bytes]:
         assert isinstance(message, Message)
         found.append(bytes(schema.by_name(NFQA, message.attributes)["payload"])[28:])  # type: ignore[arg-type]
     return found
+
+
+@pytest.mark.parametrize("receiver", ["recvmmsg", "recvmsg"])
+async def test_it_keeps_every_promise_of_the_seam(ns: harness.Namespace, receiver: str) -> None:
+    queue_rule(ns, "OUTPUT", "-p udp --dport 9", queue=3)
+    sender = ns.udp("127.0.0.1")
+
+    def make() -> BackendUnderTest:
+        backend = NetlinkBackend(namespace=ns.name)
+        if receiver == "recvmsg":
+            backend._receiver = SingleReceiver(backend._socket)
+        return BackendUnderTest(
+            backend, queue=3, arrive=lambda: sender.sendto(b"odd", ("127.0.0.1", 9))
+        )
+
+    await check_backend(make)
 
 
 # Packets
