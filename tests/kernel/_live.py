@@ -1,0 +1,153 @@
+"""What the tests of live queues share: sockets around a rule, packets taken, programs of their own.
+
+A namespace's queue is opened by ``open_queue(n, namespace=ns.name)`` from the test's own thread.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import trio
+
+from trionfq._packet import Packet
+from trionfq._queue import Queue
+
+from .harness import Namespace, drain, receive
+
+PORT = 5000
+PATIENCE_S = 5.0
+"""How long what must come is waited for."""
+
+
+def data_of(packet: Packet) -> bytes:
+    """What the packet's UDP datagram carries."""
+    payload = packet.payload
+    offset = packet.ip.transport_offset
+    assert offset is not None
+    return payload[offset + 8 :]
+
+
+async def take(queue: Queue, count: int) -> list[Packet]:
+    """The next packets, undecided."""
+    with trio.fail_after(PATIENCE_S):
+        return [await queue.receive() for _ in range(count)]
+
+
+class Udp:
+    """A sender and a receiver of datagrams.
+
+    Args:
+      sender: namespace to send from.
+      receiver: namespace to receive in; the same if None.
+      address: of the receiver.
+      port: likewise.
+    """
+
+    def __init__(
+        self,
+        sender: Namespace,
+        receiver: Namespace | None = None,
+        address: str = "127.0.0.1",
+        port: int = PORT,
+    ) -> None:
+        self.destination = (address, port)
+        self.receiver = (receiver or sender).udp(address, port)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.sender = sender.socket(family, socket.SOCK_DGRAM)
+        self.sender.settimeout(PATIENCE_S)
+        # What a queue holds stays charged to the sender; twice the limit is 550 small packets.
+        self.sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+
+    def send(self, *datagrams: bytes) -> None:
+        """Send datagrams, in order."""
+        for datagram in datagrams:
+            self.sender.sendto(datagram, self.destination)
+
+    async def receive(self, count: int) -> list[bytes]:
+        """The next datagrams that arrive."""
+        return [await receive(self.receiver, timeout_s=PATIENCE_S) for _ in range(count)]
+
+    def waiting(self) -> list[bytes]:
+        """The datagrams that have arrived and were not received."""
+        return drain(self.receiver)
+
+
+def raw_udp(
+    source: str, destination: str, data: bytes, *, port: int = PORT, identification: int = 0x1234
+) -> bytes:
+    """A whole IPv4 packet with a UDP datagram, all checksums right.
+
+    Made without the project's own code, which tests compare it with.
+    """
+    addresses = socket.inet_aton(source) + socket.inet_aton(destination)
+    length = 8 + len(data)
+    header = struct.pack("!HHHH", 40_000, port, length, 0)
+    pseudo = addresses + struct.pack("!BBH", 0, socket.IPPROTO_UDP, length)
+    checksum = _checksum(pseudo + header + data) or 0xFFFF
+    header = header[:6] + checksum.to_bytes(2, "big")
+    start = struct.pack(
+        "!BBHHHBBH", 0x45, 0, 20 + length, identification, 0, 64, socket.IPPROTO_UDP, 0
+    )
+    checksum = _checksum(start + addresses)
+    return start[:10] + checksum.to_bytes(2, "big") + addresses + header + data
+
+
+def _checksum(data: bytes) -> int:
+    words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    total = sum(words)
+    while total > 0xFFFF:
+        total = (total & 0xFFFF) + (total >> 16)
+    return 0xFFFF - total
+
+
+@contextmanager
+def program(ns: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A Python program that runs in the namespace beside the test; killed at the end.
+
+    It imports what the test imports, reads nothing but its arguments unless the test writes to
+    its standard input, and what it prints is the test's to read.
+    """
+    process = ns.popen(
+        [sys.executable, "-W", "error", "-c", text, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2])])},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+async def line_of(process: subprocess.Popen[str]) -> str:
+    """The next line that a program prints, without its end.
+
+    Raises:
+      AssertionError: it ended instead; the text has what it wrote to standard error.
+    """
+    output: IO[Any] | None = process.stdout
+    assert output is not None
+    with trio.fail_after(PATIENCE_S):
+        line: str = await trio.to_thread.run_sync(output.readline, abandon_on_cancel=True)
+    if not line:
+        assert process.stderr is not None
+        raise AssertionError(f"the program ended: {process.stderr.read()}")
+    return line.rstrip("\n")
+
+
+async def end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """Its exit code, and the rest of what a program prints to both outputs, when it ends."""
+    with trio.fail_after(PATIENCE_S):
+        output, errors = await trio.to_thread.run_sync(process.communicate, abandon_on_cancel=True)
+    return process.returncode, output, errors
