@@ -17,7 +17,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrRouting,
 )
 from scapy.layers.sctp import SCTP, SCTPChunkCookieAck
-from scapy.packet import NoPayload, Packet, Raw
+from scapy.packet import Packet
 
 from trionfq._ip import IPView, format_address
 
@@ -155,10 +155,9 @@ def test_addresses_protocol_ports_and_data_are_what_scapy_built(
     assert view.fragment_offset == 0
     assert not view.is_fragment
     assert not view.more_fragments
-    transport = packet.lastlayer()
-    while isinstance(transport, Raw | NoPayload | SCTPChunkCookieAck):
-        transport = transport.underlayer
     if protocol not in (47, 59):
+        layers = [packet.getlayer(layer) for layer in (UDP, TCP, ICMP, SCTP, ICMPv6EchoRequest)]
+        (transport,) = (layer for layer in layers if layer is not None)
         assert view.transport_offset == len(payload) - len(transport)
 
 

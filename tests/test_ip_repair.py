@@ -136,7 +136,7 @@ def test_any_corruption_of_checksums_is_restored(sample: Sample, data: bytes, ma
 
 
 @settings(deadline=None)
-@given(st.sampled_from(SAMPLES), st.binary(max_size=40), st.binary(max_size=40))
+@given(st.sampled_from(SAMPLES), st.binary(min_size=1, max_size=40), st.binary(max_size=40))
 def test_any_rewriting_is_repaired(sample: Sample, before: bytes, after: bytes) -> None:
     original = sample.make(before)
     rewritten = original[: len(original) - len(before)] + after
