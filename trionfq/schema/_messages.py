@@ -104,7 +104,9 @@ class ErrorBody(Node):
         length = self.echoed(flags, request["len"], rest.getbuffer().nbytes)
         if length < 0:
             raise MalformedError(
-                at, inner, f"expected a length of at least {len(header)}, got {request['len']}"
+                at - len(header),
+                inner,
+                f"expected a length of at least {len(header)}, got {request['len']}",
             )
         body = take(rest, length, inner)
         skip_padding(rest, padding(length, netlink.NLMSG_ALIGNTO), inner)
