@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
+import re
 import struct
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -15,6 +17,7 @@ from scapy.layers.inet6 import IPv6
 
 from trionfq import schema
 from trionfq._errors import ConformanceError, LocalProtocolError, RemoteProtocolError
+from trionfq._open import open_queue
 from trionfq.backends._abc import Backend, QueueRow, Received
 from trionfq.schema import Attr, ErrorMessage, Message
 from trionfq.schema.nfqueue import NFQA, ConfigCommand, Hook, MessageType, QueueFlags, VerdictCode
@@ -398,13 +401,13 @@ class AcceptsEveryVerdict(ScriptedBackend):
 
 
 FAULTS: list[tuple[Callable[[], Any], str]] = [
-    (NoQueues, "it has the methods of Backend: NoQueues lacks some"),
+    (NoQueues, "it has the methods of Backend: NoQueues lacks queues$"),
     (NewPort, "answer at any time: port_id changed"),
     (NoPort, "answer at any time: port_id 0 is no u32"),
     (BackwardClock, "answer at any time: now_ns went back"),
     (ComplainsOfInterfaces, r"answer at any time: raised KeyError"),
     (InventsInterfaces, "answer at any time: interface 0 cannot exist"),
-    (NothingIsNone, "an empty list where nothing waits: expected a Received, got None"),
+    (NothingIsNone, "expected a Received, got None"),
     (PlainTuple, "expected a Received"),
     (MutableDatagrams, "expected bytes, got bytearray"),
     (NoLimit, "no more than were asked for: 3 datagrams, though at most 1"),
@@ -473,6 +476,51 @@ async def test_what_a_backend_raised_is_the_cause() -> None:
     with pytest.raises(ConformanceError) as caught:
         await check_backend(ComplainsOfInterfaces)
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+# The examples of docs/backends.md
+
+
+def documented() -> dict[str, Any]:
+    """What the pages' code defines, the example of a real socket left out."""
+    page = (Path(__file__).parents[1] / "docs" / "backends.md").read_text()
+    _, *blocks = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    found: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, found)
+    return found
+
+
+async def test_the_documented_backend_passes_the_documented_check() -> None:
+    await documented()["test_generated_backend"]()
+
+
+async def test_a_queue_reads_the_documented_backend_to_its_end() -> None:
+    payloads = [udp_packet(b"%d" % n) for n in range(300)]
+    backend = documented()["GeneratedBackend"](payloads)
+    seen = []
+    async with open_queue(0, backend=backend) as queue:
+        async for packet in queue:
+            seen.append(packet.payload)
+            packet.accept()
+    assert seen == payloads
+
+
+async def test_the_documented_wrapper_keeps_every_promise() -> None:
+    counting = documented()["CountingBackend"]
+
+    def make() -> BackendUnderTest:
+        inner = ScriptedBackend()
+        return BackendUnderTest(
+            counting(inner), queue=5, arrive=lambda: inner.arrive(make_packet(queue=5))
+        )
+
+    await check_backend(make)
+    backend = counting(bound())
+    backend.send_nowait(make_bind())
+    assert backend.sent_bytes == len(make_bind())
+    [answer] = backend.receive_nowait(9).datagrams
+    assert backend.received_bytes == len(answer)
 
 
 # Datagrams
