@@ -35,6 +35,8 @@ SLOTS = 256
 
 _RELEASE_EVERY_BYTES = 2 * 1024 * 1024  # received; a burst of long datagrams leaves no more behind
 
+_WORTH_A_COLUMN = 6  # datagrams; fewer are looked at one by one (1: 1.5 us of Python against 2.7)
+
 _MSG_DONTWAIT = 0x40
 _MSG_TRUNC = 0x20
 
@@ -168,26 +170,29 @@ class BatchReceiver:
                 if code in (errno.EAGAIN, errno.EWOULDBLOCK):
                     break
                 raise OSError(code, os.strerror(code))
-            lengths = self._lengths[:got].tolist()
-            flags = self._flags[:got].tolist()
-            senders = self._senders[:got].tolist()
             data = self._map
-            if any(senders) or any(flags):
-                for start, length, flag, sender in zip(
-                    self._starts, lengths, flags, senders, strict=False
-                ):
-                    if sender:
-                        foreign += 1
-                    elif flag & _MSG_TRUNC:
-                        truncated += 1
-                    else:
-                        datagrams.append(data[start : start + length])
-            else:
+            if (
+                got >= _WORTH_A_COLUMN
+                and not any(self._senders[:got].tolist())
+                and not any(self._flags[:got].tolist())
+            ):
+                lengths = self._lengths[:got].tolist()
+                self._unreleased += sum(lengths)
                 datagrams += [
                     data[start : start + length]
                     for start, length in zip(self._starts, lengths, strict=False)
                 ]
-            self._unreleased += sum(lengths)
+            else:
+                for index in range(got):
+                    length = self._lengths[index]
+                    self._unreleased += length
+                    if self._senders[index]:
+                        foreign += 1
+                    elif self._flags[index] & _MSG_TRUNC:
+                        truncated += 1
+                    else:
+                        start = self._starts[index]
+                        datagrams.append(data[start : start + length])
             if got < asked:
                 # The socket is empty, or keeps an error for the next call.
                 if self._unreleased > _RELEASE_EVERY_BYTES:
