@@ -39,7 +39,7 @@ from scapy.packet import Packet, Raw
 from trionfq._ip_repair import Unfixed
 
 SOURCE4, STOP4, LAST4 = "10.7.0.1", "10.7.0.2", "10.9.9.9"
-SOURCE6, STOP6, LAST6, HOME6 = "2001:db8::1", "2001:db8::2", "2001:db8::9:9", "2001:db8::c0"
+SOURCE6, STOP6, LAST6, HOME6 = "2001:db8::1", "2001:db8::2:2", "2001:db8::9:9", "2001:db8::c0"
 # Where each transport's checksum is, from its own start, and how many bytes it has.
 CHECKSUM_AT = {
     1: (2, 2),

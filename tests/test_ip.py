@@ -168,6 +168,9 @@ def test_every_truncation_gives_what_is_still_there(packet: Packet) -> None:
     fixed = 20 if packet.version == 4 else 40
     for size in range(len(payload)):
         cut = read(payload[:size])
+        quick, walked = IPView(payload[:size]), IPView(payload[:size])
+        walked._walk(size)
+        assert quick._end == walked._end <= size
         for name in ("source", "destination", "source_bytes", "destination_bytes"):
             assert cut[name] == (whole[name] if size >= fixed else None), (size, name)
         for name in ("protocol", "source_port", "destination_port", "transport_offset"):

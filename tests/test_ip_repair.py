@@ -291,6 +291,11 @@ class TestTrailingBytes:
         expected = ipv4(17, between(udp(b"more data"), SOURCE4, STOP4) + b"surplus")
         assert repair(rewritten, original=packet).payload == expected
 
+    def test_extension_header_that_reaches_into_the_trailer_is_cut_off(self) -> None:
+        whole = ipv6(17, between(udp(b"data"), SOURCE6, STOP6), (60, bytes([0, 1, 4, 0, 0, 0, 0])))
+        packet = whole[:4] + b"\0\4" + whole[6:]
+        assert repair(packet) == (packet, (Unfixed.TRAILING_BYTES, Unfixed.HEADERS))
+
     def test_a_length_of_nothing_that_is_followed_by_nothing_stays(self) -> None:
         packet = bytes(IPv6(src=SOURCE6, dst=STOP6, nh=59, plen=0)) + b"padding"
         assert repair(packet) == (packet, (Unfixed.TRAILING_BYTES,))
