@@ -5,8 +5,9 @@ in the order of arrival; datagram boundaries, batches and the order of answers l
 
 The rules are the kernel's (nfqnl_recv_verdict, nfqnl_recv_verdict_batch, nfnetlink_queue.c): a
 verdict decides the one undecided packet of its id, a batch walks the undecided ones in order and
-stops at the first id after its own. A refused verdict decides nothing, but for ENOENT: there the
-kernel had flushed the packet, and what the program decided stands.
+stops at the first id after its own. A refused verdict decides nothing, with two exceptions: for
+ENOENT the kernel had flushed the packet, and what the program decided stands; and a bad VLAN tag or
+link-layer header (EINVAL) is found when the packet has left the queue, which drops it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,14 @@ from typing import TYPE_CHECKING
 
 from trionfq._ids import id_after
 from trionfq.schema._records import Direction, ErrorMessage, Message
-from trionfq.schema.nfqueue import NFQA, NFQA_CFG, ConfigCommand, MessageType
+from trionfq.schema.nfqueue import (
+    NFQA,
+    NFQA_CFG,
+    VERDICT_MASK,
+    ConfigCommand,
+    MessageType,
+    VerdictCode,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +40,8 @@ _PAYLOAD = NFQA.by_name["payload"].number
 _CMD = NFQA_CFG.by_name["cmd"].number
 # nfqnl_recv_verdict_batch reads these two besides the header, and ignores the rest.
 _IN_A_BATCH = frozenset(NFQA.by_name[name].number for name in ("mark", "priority"))
+_FOR_BRIDGES = frozenset(NFQA.by_name[name].number for name in ("vlan", "l2hdr"))
+_VALID_VERDICTS = frozenset(VerdictCode) - {VerdictCode.STOLEN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +100,11 @@ class _Entry:
         self.attributes: Mapping[int, Attr] = {}
         self.decided_ns: int | None = None
 
+    def bridges(self) -> bool:
+        """Whether its verdict is one that the kernel gives, with changes for a bridge only."""
+        valid = self.verdict is not None and self.verdict & VERDICT_MASK in _VALID_VERDICTS
+        return valid and not self.attributes.keys().isdisjoint(_FOR_BRIDGES)
+
     def outcome(self) -> Outcome:
         mark = self.attributes.get(_MARK)
         payload = self.attributes.get(_PAYLOAD)
@@ -111,6 +126,7 @@ class Transcript:
 
     def __init__(self) -> None:
         self._entries: list[_Entry] = []
+        self._queues: dict[int, None] = {}
         self._undecided: dict[int, dict[int, _Entry]] = {}
         self._last: dict[int, int] = {}
         self._sent: dict[tuple[int, int], list[_Entry]] = {}
@@ -119,12 +135,17 @@ class Transcript:
         """One outcome for each packet so far, in order of arrival."""
         return [entry.outcome() for entry in self._entries]
 
+    def queues(self) -> list[int]:
+        """Numbers of the queues that packets came from."""
+        return list(self._queues)
+
     def arrived(self, queue: int, packet_id: int, time_ns: int) -> None:
         """A packet was given to the program."""
         last = self._last.get(queue)
         if last is not None and not id_after(packet_id, last):
             self.ended(queue)  # ids start again at 1 on each bind, so this is another binding
         self._last[queue] = packet_id
+        self._queues[queue] = None
         binding = self._undecided.setdefault(queue, {})
         entry = _Entry(len(self._entries), binding, queue, packet_id, time_ns)
         self._entries.append(entry)
@@ -178,10 +199,15 @@ class Transcript:
     def _answered(self, answer: ErrorMessage) -> None:
         """A refused verdict leaves its packets queued, at their old places."""
         _length, type_, _flags, seq, _portid = answer.request
+        code = -answer.error
         decided = self._sent.get((type_, seq))
-        if decided is None or -answer.error in (0, errno.ENOENT):
+        if decided is None or code in (0, errno.ENOENT):
             return
         del self._sent[type_, seq]
+        if code == errno.EINVAL and decided[0].bridges():
+            for entry in decided:
+                entry.verdict, entry.attributes = VerdictCode.DROP, {}
+            return
         for entry in decided:
             entry.verdict, entry.attributes, entry.decided_ns = None, {}, None
         binding = decided[0].binding

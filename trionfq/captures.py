@@ -15,12 +15,12 @@ from __future__ import annotations
 import os
 import platform
 import stat
-from functools import partial
+from functools import cache, partial
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from trionfq._capture_stream import CapturedPacket, ForwardReader, Interface, Remark, Tally
-from trionfq._codec import decode, derive
-from trionfq._errors import CaptureError
+from trionfq._codec import PacketReader, decode, derive
+from trionfq._errors import CaptureError, RemoteProtocolError
 from trionfq._notes import KINDS, Note, note_text, read_note
 from trionfq._pcap import PcapReader, file_order
 from trionfq._pcapng import PcapngReader, Section
@@ -437,26 +437,46 @@ def create_capture(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
         raise
 
 
+@cache
+def _reader(order: Order) -> PacketReader:
+    """A reader for rare use: one takes 10 ms to derive."""
+    return PacketReader(order=order)
+
+
 def transcript(records: Iterable[Record], *, queue: int | None = None) -> list[Outcome]:
     """What became of each packet of a recording, in order of arrival.
 
     Packets are paired with the verdicts and batches of verdicts that the program sent, as the
-    kernel pairs them.
+    kernel pairs them. A packet whose message contradicts the schema counts if its id can be read
+    and its queue is known.
 
     Args:
       records: a capture, or records of one's own.
       queue: only packets of this queue.
 
     Raises:
-      RemoteProtocolError: a datagram contradicts the schema.
+      RemoteProtocolError: any other datagram contradicts the schema.
       CaptureError: as reading the capture.
     """
     found = Transcript()
-    for record in records:
-        if record.datagram:
-            order = byte_order(record.datagram) or HOST_ORDER
-            for message in decode(record.datagram, order=order):
-                found.seen(message, record.direction, record.time_ns)
+    for time_ns, direction, datagram, _notes in records:
+        if not datagram:
+            continue
+        order = byte_order(datagram) or HOST_ORDER
+        try:
+            messages = decode(datagram, order=order)
+        except RemoteProtocolError:
+            # The program may have answered a packet whose message it could not read either.
+            numbers = found.queues() if queue is None else [queue]
+            salvage = _reader(order).salvage_id
+            ids = {number: salvage(datagram, number) for number in numbers}
+            known = [(number, each) for number, each in ids.items() if each is not None]
+            if direction is Direction.TO_KERNEL or not known:
+                raise
+            found.arrived(*known[0], time_ns)
+            continue
+        for message in messages:
+            found.seen(message, direction, time_ns)
     return [each for each in found.outcomes() if queue is None or each.queue == queue]
 
 
