@@ -127,13 +127,11 @@ class KernelQueue:
                 ids.append(packet_id)
             elif not fate.passes:
                 break  # the first segment that fails takes the rest with it
-        passed = sum(fate.passes for fate in fates)
         if not ids:
-            lost = 0 if fates[-1].passes or not passed else len(packet.segments) - passed
-            return Arrival(fates[0], lost=lost)
-        return Arrival(
-            Fate.QUEUED, tuple(ids), lost=len(packet.segments) - len(ids) - passed, passed=passed
-        )
+            return Arrival(fates[0])
+        passed = sum(fate.passes for fate in fates)
+        lost = len(packet.segments) - len(ids) - passed
+        return Arrival(Fate.QUEUED, tuple(ids), lost=lost, passed=passed)
 
     def _arrive_one(self, packet: PacketIn) -> tuple[Fate, int | None]:
         """__nfqnl_enqueue_packet: the id under which the packet waits, None where it does not."""

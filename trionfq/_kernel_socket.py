@@ -122,7 +122,8 @@ class KernelSocket:
         """How full the receive buffer is, in bytes or messages as its limit."""
         return self._occupied
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
         """How many messages wait to be received."""
         return len(self._waiting)
 
