@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 
 _MAJOR_VERSION: Final = 1
 # Bounds the memory that a crafted section can take; an interface takes 20 bytes of file.
-_MAX_INTERFACES: Final = 1 << 16
+_MAX_INTERFACES: Final = 1 << 12
 _NS: Final = 10**9
 _NS_DIGITS: Final = 9
 # if_tsresol: microseconds where the option is absent, bit 7 for a power of 2.

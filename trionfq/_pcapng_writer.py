@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from struct import error as StructError  # noqa: N812 - it is an exception class
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trionfq._codec import derive
 from trionfq._codec_derive import run_of
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
+    from trionfq._codec import Layout
+    from trionfq._codec_parts import RunPart
     from trionfq.schema import AttributeSet, Order, Value
 
 _ENHANCED_PACKET: Final = int(BlockType.ENHANCED_PACKET)
@@ -33,6 +36,25 @@ _NANOSECONDS: Final = 9
 _U32: Final = 0xFFFFFFFF
 _TIMES: Final = range(1 << 64)
 _COMMENT_BYTES: Final = 0xFFFF
+
+
+class _Layouts(NamedTuple):
+    """What is written, in one byte order."""
+
+    block: Layout
+    head: RunPart
+    options: Layout
+    trailer: RunPart
+
+
+@cache
+def _layouts(order: Order) -> _Layouts:
+    return _Layouts(
+        derive(BLOCK, order=order),
+        packet_head(order),
+        derive(ENHANCED_PACKET_OPTIONS, order=order),
+        run_of(BLOCK_TRAILER, order, "trailer"),
+    )
 
 
 class PcapngWriter:
@@ -48,13 +70,13 @@ class PcapngWriter:
     def __init__(
         self, *, order: Order, link_type: int, name: str, facts: Mapping[str, str]
     ) -> None:
-        self._block = derive(BLOCK, order=order)
-        self._pack_head = packet_head(order).pack
-        self._packet_options = derive(ENHANCED_PACKET_OPTIONS, order=order)
-        trailer = run_of(BLOCK_TRAILER, order, "trailer")
-        self._pack_trailer = trailer.pack
+        layouts = _layouts(order)
+        self._block = layouts.block
+        self._pack_head = layouts.head.pack
+        self._packet_options = layouts.options
+        self._pack_trailer = layouts.trailer.pack
         self._plain_options: dict[int, bytes] = {}
-        self._least = packet_head(order).size + trailer.size
+        self._least = layouts.head.size + layouts.trailer.size
         section = {
             "byte_order_magic": BYTE_ORDER_MAGIC,
             "major_version": 1,
