@@ -8,6 +8,7 @@ Malformed input is given to the schema, which says what is wrong and where.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ._codec_derive import Layout, derive
@@ -65,7 +66,7 @@ class Codec:
         except MismatchError:
             part.decode(datagram)
             raise AssertionError("the codec refused what the schema reads") from None
-        return [datagram[a:b] for a, b in zip(starts, [*starts[1:], None], strict=True)]
+        return [datagram[a:b] for a, b in pairwise([*starts, len(datagram)])]
 
 
 _CODEC = Codec()

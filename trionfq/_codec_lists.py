@@ -70,6 +70,17 @@ class ListPart(Part):
                 raise MismatchError
         return found
 
+    def first(self, buffer: bytes, start: int, end: int) -> Element | None:
+        """The first element, whatever follows it, None where not even that is whole."""
+        size, counted = self._sizes
+        if start + size > end:
+            return None
+        values = self.header.unpack_from(buffer, start)
+        stop = start + size - counted + values[1 if self._number_first else 0]
+        if not start + size <= stop <= end:
+            return None
+        return next(iter(self.walk(buffer, start, stop)), None)
+
     def read(self, buffer: bytes, start: int, end: int) -> tuple[Attr, ...]:
         return tuple(
             [

@@ -19,7 +19,7 @@ with the families before it is walked.
 from __future__ import annotations
 
 from operator import itemgetter
-from struct import Struct, error
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ._codec_lists import ListPart, make_attr
@@ -404,17 +404,10 @@ class PacketReader:
             return None
         header = self.header.read(datagram, 0, self.header.size)
         queue = fixed.read(datagram, self.header.size, start)["res_id"]
-        try:
-            # Up to the end of the first attribute only: what follows it may be the malformed part.
-            nla = self.body.attributes.header
-            length = nla.read(datagram, start, start + nla.size)["length"]
-            ((_, number, _, at, stop, part),) = self.body.attributes.walk(
-                datagram, start, start + length
-            )
-        except (MismatchError, ValueError, error):
+        first = self.body.attributes.first(datagram, start, len(datagram))
+        if header["type"] != self._type or queue != queue_number or first is None:
             return None
-        if header["type"] != self._type or queue != queue_number or part is None:
-            return None
-        if number != self._packet_hdr or not part.fits(stop - at):
+        _, number, _, at, stop, part = first
+        if number != self._packet_hdr or part is None or not part.fits(stop - at):
             return None
         return self._id_reader(at + self._id_offset)(datagram)

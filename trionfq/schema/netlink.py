@@ -176,7 +176,7 @@ NLMSGERR_ATTR = AttributeSet(
 """Attributes of an extended acknowledgement (enum nlmsgerr_attrs); integers in native order."""
 
 COOKED_HEADER = Fields(
-    "packet_type" / Int16ub * "as in Linux cooked captures: 0 to us, 4 sent by us",
+    "packet_type" / Int16ub * "PACKET_* of if_packet.h: 6 to user space, 7 to the kernel",
     "arphrd_type" / Int16ub * "ARPHRD_NETLINK, 824",
     "address_length" / Int16ub * "0",
     "address" / Raw(8, 8) * "unused",
