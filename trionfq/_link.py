@@ -280,6 +280,7 @@ class Link:
     def _ended_error(self, text: str) -> Exception:
         if self.failure is None or self.closed:
             return trio.ClosedResourceError(text)
+        self.failure_seen = True
         error = trio.BrokenResourceError(f"{text}: {self.failure}")
         error.__cause__ = self.failure
         return error

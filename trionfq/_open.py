@@ -223,13 +223,15 @@ class QueueManager:
 def _bind(link: Link) -> None:
     """Bind, and read until the kernel's answer; a lost answer is looked up in /proc."""
     protocol, backend, number = link.protocol, link.backend, link.number
-    for _attempt in range(_ATTEMPTS):
+    for attempt in range(_ATTEMPTS):
         answer = link.request(*protocol.bind_request())
         if answer is not None:
+            if attempt and answer.error == -errno.EBUSY:
+                return  # this socket has it already: the lost answer was a success
             if answer.error:
                 raise _bind_error(-answer.error, answer, number, backend)
             return
-        if any(r.queue == number and r.portid == backend.port_id for r in backend.queues()):
+        if _owner(backend, number) == backend.port_id:
             return
     raise KernelError(
         errno.ENOBUFS,
@@ -238,17 +240,37 @@ def _bind(link: Link) -> None:
     )
 
 
+def _owner(backend: Backend, number: int) -> int | None:
+    """Port id of the socket that owns a queue; None where nobody does, or /proc does not tell."""
+    try:
+        rows = backend.queues()
+    except OSError:
+        return None  # the file is root's alone, and who lacks the privilege is often not root
+    return next((row.portid for row in rows if row.queue == number), None)
+
+
+def _owner(backend: Backend, number: int) -> int | None:
+    """Port id of the socket that has the queue, None where nobody has or /proc does not tell."""
+    try:
+        return next((row.portid for row in backend.queues() if row.queue == number), None)
+    except OSError:
+        # The file is readable by the namespace's root only (nfnl_queue_net_init).
+        return None
+
+
 def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) -> KernelError:
     operation = f"bind queue {number}"
     said = explanation(answer)
     if code in (errno.EPERM, errno.EBUSY, errno.EEXIST):
-        owner = next((row.portid for row in backend.queues() if row.queue == number), None)
+        owner = _owner(backend, number)
         if owner is not None or code != errno.EPERM:
             return QueueBusyError(
                 code,
                 operation,
                 owner_portid=owner,
-                advice=f"queue {number} belongs to the netlink socket with port id {owner} "
+                advice="this very socket has bound it already: open it with inherited=True"
+                if code == errno.EBUSY
+                else f"queue {number} belongs to the netlink socket with port id {owner} "
                 "(usually its process id): stop that program, or use another queue number in "
                 "rule and program",
             )

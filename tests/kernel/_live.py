@@ -23,6 +23,24 @@ from trionfq._queue import Queue
 from .harness import Namespace, drain, receive
 
 PORT = 5000
+LOSE_PRIVILEGE = """
+def lose_privilege(how):
+    import ctypes, os, struct
+    if how == "setresuid":
+        os.setgroups([])
+        os.setresgid(65534, 65534, 65534)
+        os.setresuid(65534, 65534, 65534)
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = struct.pack("=Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
+    data = ctypes.create_string_buffer(24)
+    assert libc.capget(header, data) == 0
+    sets = list(struct.unpack("=6I", data.raw))
+    sets[:3] = [low & ~(1 << 12) for low in sets[:3]]  # CAP_NET_ADMIN
+    assert libc.capset(header, struct.pack("=6I", *sets)) == 0
+"""
+"""For the text of a program: gives CAP_NET_ADMIN away, alone or with its user."""
+
 PATIENCE_S = 5.0
 """How long what must come is waited for."""
 
@@ -128,6 +146,18 @@ def program(ns: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Po
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def say(process: subprocess.Popen[str], line: str) -> None:
+    """Write a line to a program's standard input."""
+    assert process.stdin is not None
+    process.stdin.write(f"{line}\n")
+    process.stdin.flush()
+
+
+def open_descriptors() -> int:
+    """How many files and sockets this process has open."""
+    return len(os.listdir("/proc/self/fd"))
 
 
 async def line_of(process: subprocess.Popen[str]) -> str:
