@@ -87,6 +87,7 @@ def written(records: Iterable[Record], order: schema.Order = "little") -> bytes:
 # -- round trips -----------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(RECORDS, ORDERS)
 def test_what_is_written_reads_back_exactly(records: list[Record], order: schema.Order) -> None:
     assert read(written(records, order)) == records
@@ -401,7 +402,7 @@ def test_a_file_that_is_cut_off_gives_its_whole_records_then_one_error(seed: int
     assert list(capture) == [], "the error comes once"
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     st.sampled_from(SEEDS),
     st.lists(

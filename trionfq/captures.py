@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 from trionfq._capture_stream import CapturedPacket, ForwardReader, Interface, Remark, Tally
 from trionfq._codec import PacketReader, decode, derive
+from trionfq._codec_derive import run_of
 from trionfq._errors import CaptureError, RemoteProtocolError
 from trionfq._notes import KINDS, Note, note_text, read_note
 from trionfq._pcap import PcapReader, file_order
@@ -71,8 +72,14 @@ _ORDERS: Final[tuple[Order, ...]] = ("little", "big")
 _COOKED: Final = derive(COOKED_HEADER)
 _COOKED_BYTES: Final = _COOKED.size or 0
 _COOKED_KEPT: Final = 64
-_HEADERS: Final = {order: derive(HEADER, order=order) for order in _ORDERS}
-_HEADER_BYTES: Final = _HEADERS["little"].size or 0
+_HEADERS: Final = {order: run_of(HEADER, order, "nlmsghdr") for order in _ORDERS}
+_HEADER_BYTES: Final = _HEADERS["little"].size
+_LENGTH: Final = HEADER.names.index("len")
+_TYPE: Final = HEADER.names.index("type")
+# This host's first: most captures are of one like it.
+_UNPACK_HEADER: Final = {
+    order: _HEADERS[order].unpack_from for order in sorted(_ORDERS, key=HOST_ORDER.__ne__)
+}
 _MAX_NAMES: Final = 1 << 16
 _BUFFER_BYTES: Final = 1 << 16
 _MODE: Final = 0o600
@@ -106,9 +113,8 @@ def byte_order(datagram: bytes) -> Order | None:
     """
     size = len(datagram)
     if size >= _HEADER_BYTES:
-        for order in (HOST_ORDER, *_ORDERS):
-            header = _HEADERS[order].read(datagram, 0, _HEADER_BYTES)
-            if _HEADER_BYTES <= header["len"] <= size:
+        for order, unpack in _UNPACK_HEADER.items():
+            if _HEADER_BYTES <= unpack(datagram)[_LENGTH] <= size:
                 return order
     return None
 
@@ -263,8 +269,8 @@ class Capture:
         """Who sends messages like the first of a datagram."""
         if len(datagram) < _HEADER_BYTES:
             return None
-        layout = _HEADERS[self._order or HOST_ORDER]
-        return _BY_MESSAGE_TYPE.get(layout.read(datagram, 0, _HEADER_BYTES)["type"])
+        unpack = _UNPACK_HEADER[self._order or HOST_ORDER]
+        return _BY_MESSAGE_TYPE.get(unpack(datagram)[_TYPE])
 
     def _notes(self, comments: Iterable[str]) -> tuple[Note, ...]:
         notes = tuple(read_note(comment) for comment in comments)
