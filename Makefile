@@ -1,7 +1,7 @@
 # Each target does all of its own set-up: it needs make and python3 (3.11 or newer), nothing else.
 .POSIX:
 .NOTPARALLEL:
-.PHONY: help demo test lint docs wheel clean
+.PHONY: help demo test lint docs wheel bench clean
 
 bin = .venv/bin
 ARGS =
@@ -12,6 +12,7 @@ help:
 	@echo 'make lint    ruff, mypy, import rules'
 	@echo 'make docs    docs/_build/html'
 	@echo 'make wheel   dist/*.whl, installed elsewhere and tried'
+	@echo 'make bench   beside NetfilterQueue, fnfqueue and C; QUICK=1 for three minutes'
 	@echo 'make clean   remove what the others made'
 
 demo:
@@ -39,7 +40,12 @@ wheel:
 	@tools/setup.sh test
 	@tools/try_wheel.sh
 
+# Kept apart from .venv: the peers are no dependency of anything else.
+bench:
+	@benchmarks/setup.sh
+	@tools/with_namespaces.sh benchmarks/build/venv/bin/python -m benchmarks
+
 clean:
 	rm -rf .venv dist build docs/_build .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	rm -rf .import_linter_cache
+	rm -rf .import_linter_cache benchmarks/build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""trionfq beside its peers: ``make bench``. See docs/performance.md."""
