@@ -181,7 +181,7 @@ class QueueManager:
     ) -> None:
         queue = self._queue
         assert queue is not None
-        failure = queue.close()
+        failure = queue.close(normally=exc is None)
         try:
             self._nursery_cancel()
             await self._nursery_manager.__aexit__(None, None, None)

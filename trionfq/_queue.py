@@ -337,7 +337,9 @@ class Queue:
         """Read while no consumer does; parks, without polling, while one does or room is out."""
         link = self._link
         while True:
-            await self._loop_lot.park()
+            # Called before it ran for the first time, it finds the flag instead of the wake-up.
+            while not self._loop_called:
+                await self._loop_lot.park()
             if not self._consumers and not link.reading and self._loop_useful():
                 try:
                     await link.wait_readable()
@@ -477,10 +479,14 @@ class Queue:
         if failure is not None:
             raise failure
 
-    def close(self) -> BaseException | None:
-        """Close without waiting; returns what went wrong and nobody was told. For the opener."""
+    def close(self, *, normally: bool = True) -> BaseException | None:
+        """Close without waiting; returns what went wrong and nobody was told. For the opener.
+
+        Args:
+          normally: no exception ends the block, so an undecided packet was forgotten.
+        """
         link = self._link
-        if not link.closed and link.failure is None:
+        if normally and not link.closed and link.failure is None:
             self._warn_of_forgotten()
         failure = link.close(self._on_close)
         if self._token is not None:
