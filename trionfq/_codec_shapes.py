@@ -11,7 +11,7 @@ This rests on an invariant, checked when the reader is made: whether an attribut
 depends on lengths alone (`Part.by_length`).
 
 Payload lengths vary, layouts hardly do. So there are two tables, both bounded: one by the length
-of the datagram, exact, for the hot path; and one of `_Family`, a layout that leaves open the two
+of the datagram, exact, for the hot path; and one of `Family`, a layout that leaves open the two
 lengths which grow with a payload that ends the datagram. A datagram of a new length is compared
 with the families before it is walked.
 """
@@ -20,9 +20,10 @@ from __future__ import annotations
 
 from operator import itemgetter
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from ._codec_lists import ListPart, make_attr
+from ._codec_layouts import Family, Walk, merged, struct_of
+from ._codec_lists import make_attr
 from ._codec_messages import DatagramPart, OperationPart
 from ._codec_parts import MismatchError, RunPart
 from .schema import SCHEMA, Attr, Message, Value
@@ -33,7 +34,6 @@ from .schema.nfqueue import PACKET
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from ._codec_lists import Element
     from .schema import Order, Schema
 
     _Entry: TypeAlias = tuple[Callable[[bytes], Any], tuple[Any, ...], "Shape", "_Entry | None"]
@@ -115,118 +115,6 @@ class Shape:
         return Message._make((*self._header(datagram), self.attributes(datagram)))
 
 
-class _Piece(NamedTuple):
-    """Bytes that a layout pins."""
-
-    at: int
-    order: str
-    code: str
-
-    @property
-    def size(self) -> int:
-        """How many."""
-        return Struct(f"<{self.code}").size
-
-
-def _struct(pieces: list[_Piece], order: str) -> Struct:
-    """One format for all pieces: pad bytes between them, those of the other order as raw bytes."""
-    codes, at = [order], 0
-    for piece in sorted(pieces):
-        size = piece.size
-        codes.append(f"{piece.at - at}x" if piece.at > at else "")
-        codes.append(piece.code if piece.order in ("", order) else f"{size}s")
-        at = piece.at + size
-    return Struct("".join(codes))
-
-
-def _merged(pieces: list[_Piece], header_size: int) -> list[_Piece]:
-    """Neighbours joined to raw bytes, which compare faster than many integers.
-
-    An attribute header on its own stays two integers: small ones, as lengths and numbers mostly
-    are, cost less than a bytes object.
-    """
-    groups: list[list[_Piece]] = []
-    for piece in sorted(pieces):
-        if groups and groups[-1][-1].at + groups[-1][-1].size == piece.at:
-            groups[-1].append(piece)
-        else:
-            groups.append([piece])
-    merged: list[_Piece] = []
-    for group in groups:
-        size = sum(piece.size for piece in group)
-        merged += group if size == header_size else [_Piece(group[0].at, "", f"{size}s")]
-    return merged
-
-
-class _Walk:
-    """What a walk over one datagram found."""
-
-    def __init__(self, reader: PacketReader, datagram: bytes):
-        self.pieces: list[_Piece] = [
-            *_pin(reader.header, 0, ("len", "type")),
-            *_pin(reader.body.header, reader.header.size, reader.body.header.names),
-        ]
-        self.elements: list[Element] = []
-        start = reader.header.size + reader.body.header.size
-        if start > len(datagram):
-            raise MismatchError
-        numbers = set()
-        self.last_at = start
-        for element in self._list(reader.body.attributes, datagram, start, len(datagram)):
-            self.elements.append(element)
-            numbers.add(element[1])
-            self.last_at = element[0]
-        if not reader.body.required <= numbers:
-            raise MismatchError
-
-    def _list(self, part: ListPart, datagram: bytes, start: int, end: int) -> list[Element]:
-        header = part.header
-        elements = part.walk(datagram, start, end)
-        for at, _, _, begin, stop, inner in elements:
-            self.pieces += _pin(header, at, header.names)
-            if isinstance(inner, ListPart):
-                self._list(inner, datagram, begin, stop)
-            elif inner is not None and not inner.fits(stop - begin):
-                raise MismatchError
-        return elements
-
-
-def _pin(run: RunPart, at: int, names: tuple[str, ...]) -> list[_Piece]:
-    return [_Piece(at + run.offsets[name], *run.leaf(name)) for name in names]
-
-
-class _Family:
-    """A layout whose payload, the last attribute and unpadded, may have any length."""
-
-    def __init__(self, reader: PacketReader, walk: _Walk, layout: Struct, datagram: bytes):
-        nla = reader.body.attributes.header
-        self.layout = layout
-        self._unpack = _struct(walk.pieces, reader.order).unpack_from
-        self.size = walk.last_at + nla.size
-        ordered = sorted(walk.pieces)
-        total = reader.header.offsets["len"]
-        inner = walk.last_at + nla.offsets["length"]
-        free = [i for i, piece in enumerate(ordered) if piece.at in (total, inner)]
-        kept = [i for i in range(len(ordered)) if i not in free]
-        self._kept = itemgetter(*kept)
-        self._free = itemgetter(*free)
-        self._pinned = self._kept(self._unpack(datagram))
-        # Where the payload's own length starts counting: at its header, or after it.
-        self._base = walk.last_at if reader.body.attributes.framing.counts_header else self.size
-        self.shape = reader.make_shape(walk, datagram)
-
-    def matches(self, datagram: bytes) -> bool:
-        """Whether a datagram is of this family."""
-        length = len(datagram)
-        if length < self.size:
-            return False
-        headers = self._unpack(datagram)
-        if self._kept(headers) != self._pinned:
-            return False
-        lengths: tuple[int, int] = self._free(headers)
-        return lengths == (length, length - self._base)
-
-
 class PacketReader:
     """Reads PACKET datagrams by remembered layouts.
 
@@ -262,9 +150,9 @@ class PacketReader:
         self._id_offset = hdr.offsets["packet_id"]
         leaf = hdr.leaf("packet_id")
         self._unpack_id = Struct(leaf.order + leaf.code).unpack_from
-        self.order = next(leaf.order for leaf in self.header.leaves if leaf.order)
+        self._order = next(leaf.order for leaf in self.header.leaves if leaf.order)
         self._known: dict[int, _Entry] = {}
-        self._families: list[_Family] = []
+        self._families: list[tuple[Family, Struct, Shape]] = []
         self.shape = self._hot_path()
 
     def _hot_path(self) -> Callable[[bytes], Shape | None]:
@@ -282,10 +170,10 @@ class PacketReader:
         return shape
 
     def _learn(self, datagram: bytes) -> Shape | None:
-        for family in self._families:
+        for family, layout, shape in self._families:
             if family.matches(datagram):
-                self._remember(datagram, family.layout, family.shape)
-                return family.shape
+                self._remember(datagram, layout, shape)
+                return shape
         try:
             extents = self._datagram.extents(datagram)
         except MismatchError:
@@ -298,21 +186,19 @@ class PacketReader:
 
     def _walk(self, datagram: bytes, end: int) -> Shape:
         try:
-            walk = _Walk(self, datagram[:end])
+            walk = Walk(self.header, self.body, datagram[:end])
         except MismatchError:
             self._datagram.decode(datagram)
             raise AssertionError("the codec refused what the schema reads") from None
-        nla = self.body.attributes.header
-        layout = _struct(_merged(walk.pieces, nla.size), self.order)
+        attributes = self.body.attributes
+        layout = struct_of(merged(walk.pieces, attributes.header.size), self._order)
+        shape = self._shape_of(walk, datagram)
         _, number, _, _, stop, _ = walk.elements[-1]
         if number == self._payload and stop == len(datagram):
             if len(self._families) >= _FAMILIES:
                 self._families.clear()
-            family = _Family(self, walk, layout, datagram)
-            self._families.append(family)
-            shape = family.shape
-        else:
-            shape = self.make_shape(walk, datagram)
+            family = Family(self.header, attributes, walk, self._order, datagram)
+            self._families.append((family, layout, shape))
         self._remember(datagram, layout, shape)
         return shape
 
@@ -333,7 +219,7 @@ class PacketReader:
         if entry is not None:
             self._known[len(datagram)] = entry
 
-    def make_shape(self, walk: _Walk, datagram: bytes) -> Shape:
+    def _shape_of(self, walk: Walk, datagram: bytes) -> Shape:
         """The shape that a walk found."""
         readers = dict(self._absent)
         everything = []

@@ -166,8 +166,8 @@ class ErrorBody(Node):
             return "expected no attributes without NLM_F_ACK_TLVS"
         if flags & netlink.MessageFlags.CAPPED:
             return f"expected no body with NLM_F_CAPPED, got {len(body)} bytes" if body else ""
-        length = request[names.index("len")] - self.request.sizeof()
-        if length < 0 or (len(body) != length and (body or tlvs)):
+        length = self.echoed(flags, request[names.index("len")], len(body))
+        if length != len(body):
             return f"expected a body of {length} bytes, as the request's length says"
         return ""
 
