@@ -8,19 +8,17 @@ import re
 import sysconfig
 from pathlib import Path
 
+import trio
+
 import trionfq
-from trionfq.backends import Backend, Received
-from trionfq.schema import parse
+from trionfq.backends.replay import ReplayBackend
+from trionfq.testing import make_packet
+
+NF_DROP, NF_ACCEPT = 0, 1
 
 
-def drain(backend: Backend) -> int:
-    """Typed use of the seam: a wrong type here would fail the type check."""
-    received: Received = backend.receive_nowait(64)
-    return received.overruns + sum(len(datagram) for datagram in received.datagrams)
-
-
-def main() -> None:
-    """Check that it is the installed package that is used, and that it is whole."""
+def check_package() -> None:
+    """It is the installed package that is used, and it is whole."""
     package = Path(trionfq.__file__).parent
     assert package.parent == Path(sysconfig.get_path("purelib")), package
     assert importlib.resources.files("trionfq").joinpath("py.typed").is_file()
@@ -28,9 +26,23 @@ def main() -> None:
     needs = importlib.metadata.requires("trionfq") or []
     plain = sorted(re.split("[=>]", text)[0] for text in needs if "extra ==" not in text)
     assert plain == ["construct", "trio"], plain
-    assert parse(b"") == []
     print(f"trionfq {importlib.metadata.version('trionfq')} from {package}")
 
 
+async def replay() -> None:
+    """A policy decides three packets with no privilege and no kernel."""
+    backend = ReplayBackend([make_packet(1), make_packet(2), make_packet(5)], check="all")
+    async with trionfq.open_queue(0, backend=backend) as queue:
+        async for packet in queue:
+            if packet.id == 2:
+                packet.drop()
+            else:
+                packet.accept(mark=7)
+    decided = [(done.packet_id, done.verdict, done.mark) for done in backend.transcript]
+    assert decided == [(1, NF_ACCEPT, 7), (2, NF_DROP, None), (5, NF_ACCEPT, 7)], decided
+    print(f"replayed {len(decided)} packets")
+
+
 if __name__ == "__main__":
-    main()
+    check_package()
+    trio.run(replay)
