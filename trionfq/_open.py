@@ -249,15 +249,6 @@ def _owner(backend: Backend, number: int) -> int | None:
     return next((row.portid for row in rows if row.queue == number), None)
 
 
-def _owner(backend: Backend, number: int) -> int | None:
-    """Port id of the socket that has the queue, None where nobody has or /proc does not tell."""
-    try:
-        return next((row.portid for row in backend.queues() if row.queue == number), None)
-    except OSError:
-        # The file is readable by the namespace's root only (nfnl_queue_net_init).
-        return None
-
-
 def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) -> KernelError:
     operation = f"bind queue {number}"
     said = explanation(answer)
