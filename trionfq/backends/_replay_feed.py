@@ -1,0 +1,227 @@
+"""The kernel's side of a replay, without time: a recording, the kernel model, and a transcript.
+
+Bytes go in and come out. What the program configures applies (the model sees to that), but no more
+is given than was recorded: where that shows, it is counted in `shortfalls` and said once.
+
+Recorded ids are kept. A recording may hold several bindings of its queue, each of which counted
+from 1; for the replay, which is one, the later ones are shifted, so that ids go on rising.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
+
+from trionfq._codec import encode
+from trionfq._errors import CaptureError
+from trionfq._ids import ID_MASK, id_after
+from trionfq._kernel_model import Fate, KernelModel, PacketIn
+from trionfq._transcript import Transcript
+from trionfq.schema import Direction, Message
+from trionfq.schema._constructs import HOST_ORDER
+from trionfq.schema.nfqueue import CopyMode, QueueFlags
+
+if TYPE_CHECKING:
+    from trionfq._arrivals import Arrival, Arrivals
+    from trionfq._kernel_model import KernelQueue
+    from trionfq.backends._sent_check import SentCheck
+
+_log = logging.getLogger("trionfq")
+
+# The receive buffer is no part of a recording: what it lost is noted there, and played back.
+_BUFFER_BYTES: Final = 1 << 40
+# What a program may ask the kernel to tell, by what the recorded one must have asked.
+# Plain integers: an IntFlag takes a microsecond for every `&`.
+_TOLD: Final = {
+    int(QueueFlags.UID_GID): "uid and gid",
+    int(QueueFlags.SECCTX): "security contexts",
+    int(QueueFlags.CONNTRACK): "conntrack",
+}
+_GSO: Final = int(QueueFlags.GSO)
+
+
+class Feed:
+    """What a replay knows, and what waits to be received.
+
+    Attributes:
+      arrivals: the recorded packets.
+      model: the kernel.
+      transcript: what became of the packets so far.
+      failure: why the capture cannot be read further, None while it can.
+      shortfalls: packets that the program was told less of than it asked, by reason.
+      overruns: overruns to be reported.
+      truncated: truncated datagrams to be reported.
+      decisions: packets whose wait has ended so far, by whatever cause.
+    """
+
+    def __init__(self, arrivals: Arrivals, check: SentCheck) -> None:
+        self.arrivals = arrivals
+        self.model = KernelModel(
+            conntrack_glue=True,
+            secctx=True,
+            # A packet's second arrival is in the recording as well.
+            requeue_repeats=False,
+            follow_queue=False,
+            on_decision=self._decided,
+        )
+        self.socket = self.model.open_socket(
+            receive_buffer_bytes=_BUFFER_BYTES, send_buffer_bytes=212_992
+        )
+        self.socket.ext_ack = self.socket.cap_ack = self.socket.no_enobufs = True
+        self.transcript = Transcript()
+        self.failure: CaptureError | None = None
+        self.shortfalls: Counter[str] = Counter()
+        self.overruns = 0
+        self.truncated = 0
+        self.decisions = 0
+        self._check = check
+        self._outgoing: deque[bytes] = deque()
+        self._next: Arrival | None = None
+        self._exhausted = False
+        self._last_id: int | None = None
+        self._shift = 0
+
+    # -- what the program does -----------------------------------------------------------------
+
+    def send(self, datagram: bytes, now_ns: int) -> None:
+        """Take a datagram of the program's, and whatever it brings about.
+
+        Raises:
+          OSError: EMSGSIZE, ENODATA.
+          ConformanceError: it contradicts the schema; nothing of it was taken.
+        """
+        messages = self._check.messages(datagram)
+        self.socket.send(datagram)
+        for message in messages:
+            self.transcript.seen(message, Direction.TO_KERNEL, now_ns)
+        self._collect(now_ns)
+
+    def take(self, limit: int) -> list[bytes]:
+        """At most `limit` of the datagrams that wait."""
+        outgoing = self._outgoing
+        return [outgoing.popleft() for _ in range(min(limit, len(outgoing)))]
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a datagram waits to be taken."""
+        return bool(self._outgoing)
+
+    @property
+    def queue(self) -> KernelQueue | None:
+        """The queue that packets arrive at: the first that the program bound."""
+        return next(iter(self.model.queues.values()), None)
+
+    @property
+    def held(self) -> int:
+        """Packets without a verdict."""
+        return sum(len(queue.held) for queue in self.model.queues.values())
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the queue takes no further packet."""
+        queue = self.queue
+        return queue is not None and len(queue.held) >= queue.max_len
+
+    # -- what the recording brings -------------------------------------------------------------
+
+    def peek(self) -> Arrival | None:
+        """The packet that comes next; None at the end, or where the capture fails."""
+        if self._next is None and not self._exhausted:
+            try:
+                self._next = next(self.arrivals, None)
+            except CaptureError as error:
+                self.failure = error
+            self._exhausted = self._next is None
+        return self._next
+
+    def deliver(self, now_ns: int) -> bool:
+        """Let the next packet arrive; False where the queue did not take it.
+
+        Raises:
+          ValueError: there is none, or no queue is bound.
+        """
+        arrival, queue = self.peek(), self.queue
+        if arrival is None or queue is None:
+            raise ValueError("no packet that could arrive")
+        self._next = None
+        self.overruns += arrival.overruns
+        self.truncated += arrival.truncated
+        packet_id = self._replayed_id(arrival.packet_id)
+        if arrival.message is None:
+            return self._deliver_malformed(arrival, queue, packet_id, now_ns)
+        packet = PacketIn.from_message(arrival.message, keep_id=True)
+        if packet_id != packet.packet_id:
+            packet = packet._replace(packet_id=packet_id)
+        if self.model.enqueue(queue.number, packet).fate is not Fate.QUEUED:
+            return False
+        message = self.socket.receive()
+        assert isinstance(message, Message)
+        if message == arrival.message and arrival.order == HOST_ORDER:
+            self._outgoing.append(arrival.datagram)
+        else:
+            self._outgoing.append(encode([message]))
+        if packet_id is not None:
+            self.transcript.arrived(queue.number, packet_id, now_ns)
+        self._compare(packet, queue)
+        return True
+
+    def _deliver_malformed(
+        self, arrival: Arrival, queue: KernelQueue, packet_id: int | None, now_ns: int
+    ) -> bool:
+        """Let a packet arrive whose message contradicts the schema, as it was recorded."""
+        if queue.copy_mode == CopyMode.NONE:
+            return False
+        if packet_id is not None and packet_id == arrival.packet_id:
+            packet = PacketIn(packet_id=packet_id)
+            if self.model.enqueue(queue.number, packet).fate is not Fate.QUEUED:
+                return False
+            self.socket.receive()
+            self.transcript.arrived(queue.number, packet_id, now_ns)
+        self._outgoing.append(arrival.datagram)
+        return True
+
+    def _replayed_id(self, recorded: int | None) -> int | None:
+        """The id that a packet gets; ids that start anew are shifted."""
+        if recorded is None:
+            return None
+        packet_id = (recorded + self._shift) & ID_MASK
+        last = self._last_id
+        if last is not None and not id_after(packet_id, last):
+            self._shift = (last + 1 - recorded) & ID_MASK
+            packet_id = (last + 1) & ID_MASK
+            self._fall_short("packets whose ids start anew; the later ones are shifted")
+        self._last_id = packet_id
+        return packet_id
+
+    def _decided(self, _decision: object) -> None:
+        self.decisions += 1
+
+    def _collect(self, now_ns: int) -> None:
+        """Bring the kernel's answers to where the program takes them."""
+        while (message := self.socket.receive()) is not None:
+            self.transcript.seen(message, Direction.FROM_KERNEL, now_ns)
+            self._outgoing.append(encode([message]))
+
+    # -- less than was asked for ---------------------------------------------------------------
+
+    def _compare(self, packet: PacketIn, queue: KernelQueue) -> None:
+        """Count what the program asked for and the recording does not have."""
+        asked = queue.copy_range if queue.copy_mode == CopyMode.PACKET else 0
+        if len(packet.payload) < min(asked, packet.length):
+            self._fall_short("packets recorded with less payload than asked for")
+        settings = self.arrivals.settings
+        if asked and not packet.payload and settings.copy_mode == CopyMode.META:
+            self._fall_short("packets recorded without payload")
+        if packet.is_gso and not queue.flags & _GSO:
+            self._fall_short("GSO packets that were not cut into segments")
+        missing = queue.flags & ~settings.flags
+        if missing and settings.copy_mode is not None:
+            for flag, what in _TOLD.items():
+                if missing & flag:
+                    self._fall_short(f"packets recorded without {what}")
+
+    def _fall_short(self, reason: str) -> None:
+        if reason not in self.shortfalls:
+            _log.warning("replay: there are %s", reason)
+        self.shortfalls[reason] += 1
