@@ -559,8 +559,10 @@ def _attributes(number: int) -> st.SearchStrategy[tuple[Attr, ...]]:
 @st.composite
 def operation_messages(draw: st.DrawFn, number: int) -> Message:
     """Messages of one operation, by its nlmsg_type."""
-    fixed = [draw(each) for each in (U16, U32, U32, U8, U8, U16)]
-    return Message(number, *fixed, draw(_attributes(number)))  # type: ignore[arg-type]
+    # Every other one with flags, sequence number and port id 0, as a PACKET's are.
+    free = (U16, U32, U32) if draw(st.booleans()) else (st.just(0),) * 3
+    fixed = [draw(each) for each in (*free, U8, U8, U16)]
+    return Message._make([number, *fixed, draw(_attributes(number))])
 
 
 @st.composite

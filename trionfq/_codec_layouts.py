@@ -75,8 +75,14 @@ class Walk:
         start = header.size + body.header.size
         if start > len(datagram):
             raise MismatchError
+        # The kernel leaves the rest of a PACKET's header 0; pinned, it joins the pieces about it
+        # to one, which compares faster. Where it is not 0 it may be different each time.
+        fields = header.read(datagram, 0, header.size)
+        pinned: tuple[str, ...] = ("len", "type")
+        if not any(value for name, value in fields.items() if name not in pinned):
+            pinned = header.names
         self.pieces: list[Piece] = [
-            *_pin(header, 0, ("len", "type")),
+            *_pin(header, 0, pinned),
             *_pin(body.header, header.size, body.header.names),
         ]
         self.elements = self._list(body.attributes, datagram, start, len(datagram))

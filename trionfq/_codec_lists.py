@@ -89,6 +89,12 @@ class ListPart(Part):
             ]
         )
 
+    def head(self, number: int, size: int) -> bytes:
+        """The header of an element without flags whose contents have this size."""
+        length = size + self._sizes[1]
+        fields = (number, length) if self._number_first else (length, number)
+        return self.header.pack(*fields)
+
     def write(self, value: Any) -> bytes:
         if not isinstance(value, tuple | list):
             raise TypeError(value)

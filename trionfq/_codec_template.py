@@ -55,8 +55,12 @@ class Template:
     ):
         datagram = DatagramPart(schema, order)
         sample = datagram.encode([message])
-        seq = _Slot(datagram.header.offsets["seq"], datagram.header.leaf("seq"))
-        self._seq, self._id = seq, _field_slot(datagram, message.type, sample, field)
+        kind = datagram.kinds.get(message.type)
+        if kind is None or not isinstance(kind.body, OperationPart):
+            raise LocalProtocolError(f"type {message.type}: expected an operation of the schema")
+        header, self._body = datagram.header, kind.body
+        self._len, self._seq = (_Slot(header.offsets[n], header.leaf(n)) for n in ("len", "seq"))
+        self._id = _field_slot(kind.body, header.size + kind.body.header.size, sample, field)
         self._sample = sample
         self._tail = padding(len(sample), NLMSG_ALIGNTO)
         self._padded = sample + bytes(self._tail)
@@ -68,13 +72,32 @@ class Template:
         Raises:
           LocalProtocolError: one of them is no u32.
         """
-        message = bytearray(self._sample)
+        return bytes(self._filled(bytearray(self._sample), seq, packet_id))
+
+    def _filled(self, message: bytearray, seq: int, packet_id: int) -> bytearray:
         try:
             self._seq.pack_into(message, self._seq.at, seq)
             self._id.pack_into(message, self._id.at, packet_id)
         except error as problem:
             raise LocalProtocolError(f"sequence number or packet id: {problem}") from None
-        return bytes(message)
+        return message
+
+    def pack_payload(self, seq: int, packet_id: int, payload: bytes) -> bytes:
+        """The message with NFQA_PAYLOAD besides, as its last attribute.
+
+        Raises:
+          LocalProtocolError: one of the numbers is no u32, or the payload is too long for an
+            attribute.
+        """
+        attributes = self._body.attributes
+        number = self._body.operation.attributes.by_name["payload"].number
+        message = self._filled(bytearray(self._padded), seq, packet_id)
+        try:
+            header = attributes.head(number, len(payload))
+        except error:
+            raise LocalProtocolError(f"payload: {len(payload)} bytes are too many") from None
+        self._len.pack_into(message, self._len.at, len(message) + len(header) + len(payload))
+        return b"".join((message, header, payload))
 
     def pack_many(self, ids: Sequence[int]) -> bytes:
         """One message for each id, whose sequence number is the id as well, in one datagram.
@@ -111,17 +134,13 @@ class _Slot:
         self.swapped = (leaf.order == "<") != (sys.byteorder == "little")
 
 
-def _field_slot(datagram: DatagramPart, type_: int, sample: bytes, field: tuple[str, str]) -> _Slot:
+def _field_slot(body: OperationPart, start: int, sample: bytes, field: tuple[str, str]) -> _Slot:
     """Where a field of an attribute stands in an encoded message; of duplicates the last."""
-    kind = datagram.kinds.get(type_)
     found = None
-    if kind is not None and isinstance(kind.body, OperationPart):
-        body = kind.body
-        wanted = body.operation.attributes.by_name.get(field[0])
-        start = datagram.header.size + body.header.size
-        for _, number, _, at, _, part in body.attributes.walk(sample, start, len(sample)):
-            if wanted and number == wanted.number and isinstance(part, RunPart):
-                found = _Slot(at + part.offsets[field[1]], part.leaf(field[1]))
+    wanted = body.operation.attributes.by_name.get(field[0])
+    for _, number, _, at, _, part in body.attributes.walk(sample, start, len(sample)):
+        if wanted and number == wanted.number and isinstance(part, RunPart):
+            found = _Slot(at + part.offsets[field[1]], part.leaf(field[1]))
     if found is None:
         raise LocalProtocolError(f"{' -> '.join(field)}: expected one, got none")
     return found
