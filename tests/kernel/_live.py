@@ -17,8 +17,7 @@ from typing import IO, Any
 
 import trio
 
-from trionfq._packet import Packet
-from trionfq._queue import Queue
+from trionfq import Packet, Queue
 
 from .harness import Namespace, drain, receive
 

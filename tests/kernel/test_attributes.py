@@ -24,10 +24,8 @@ from typing import Any
 import pytest
 import trio
 
-from trionfq._errors import LocalProtocolError
-from trionfq._open import open_queue
-from trionfq._packet import Packet
-from trionfq.schema.nfqueue import NFQA, CopyMode, Hook, QueueFlags, SkbInfo
+from trionfq import CopyMode, Hook, LocalProtocolError, Packet, QueueFlags, SkbInfo, open_queue
+from trionfq.schema.nfqueue import NFQA
 
 from ._live import PORT, Udp, data_of, raw_udp, take
 from .harness import (

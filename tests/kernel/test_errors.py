@@ -13,12 +13,18 @@ import pytest
 import trio
 import trio.testing
 
-from trionfq._errors import KernelError, LocalProtocolError, QueueBusyError
-from trionfq._open import open_queue
-from trionfq._verdict import Verdict
+from trionfq import (
+    CopyMode,
+    KernelError,
+    LocalProtocolError,
+    NetlinkBackend,
+    QueueBusyError,
+    QueueFlags,
+    Verdict,
+    open_queue,
+)
 from trionfq.backends import Received
-from trionfq.backends.netlink import NetlinkBackend
-from trionfq.schema.nfqueue import ConfigCommand, CopyMode, QueueFlags
+from trionfq.schema.nfqueue import ConfigCommand
 from trionfq.testing import make_config
 
 from ._live import (
@@ -38,7 +44,7 @@ UDP = f"-p udp --dport {PORT}"
 
 OPEN = """
 import sys, trio
-from trionfq._open import open_queue
+from trionfq import open_queue
 
 async def main():
     async with open_queue(int(sys.argv[1])) as queue:
@@ -137,8 +143,7 @@ async def test_a_bind_whose_answer_was_lost_is_recognised(ns: Namespace, barred:
 
 OPEN_TWICE = """
 import sys, trio
-from trionfq._errors import TrionfqError
-from trionfq._open import open_queue
+from trionfq import TrionfqError, open_queue
 
 async def main():
     await refused(5)
@@ -172,7 +177,7 @@ async def test_a_missing_privilege_and_a_foreign_owner_are_told_apart(
 
 HOLD_AND_DROP = """
 import sys, trio
-from trionfq._open import open_queue
+from trionfq import open_queue
 
 async def main():
     async with open_queue(0) as queue:

@@ -15,12 +15,15 @@ from typing import Any
 import pytest
 import trio
 
-from trionfq._errors import AlreadyDecidedError, LocalProtocolError
-from trionfq._open import open_queue
-from trionfq._packet import Packet
-from trionfq._queue import Queue
-from trionfq._verdict import Verdict
-from trionfq.schema.nfqueue import QueueFlags
+from trionfq import (
+    AlreadyDecidedError,
+    LocalProtocolError,
+    Packet,
+    Queue,
+    QueueFlags,
+    Verdict,
+    open_queue,
+)
 
 from ._live import PORT, Udp, data_of, take
 from .harness import (
