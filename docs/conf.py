@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "trionfq"
 author = "the trionfq contributors"
@@ -31,3 +36,15 @@ autodoc_type_aliases: dict[str, str] = {}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 napoleon_use_ivar = True  # attributes as a list, or a NamedTuple's fields would be told twice
+
+
+def _write_wire_reference(_app: object) -> None:
+    """The wire reference is made from the declarations, so it cannot differ from them."""
+    from trionfq import schema
+
+    (Path(__file__).parent / "wire.md").write_text(schema.reference())
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("builder-inited", _write_wire_reference)

@@ -27,7 +27,7 @@ class ScriptedBackend:
     """A backend with the kernel model on its other side, and a test in charge of both.
 
     Packets are queued, answered and flushed as the kernel would, so a program under test gets
-    the kernel's errors for its mistakes. Everything belongs to trio's thread.
+    the kernel's errors for its mistakes. Everything belongs to trio's thread::
 
         backend = ScriptedBackend()
         async with trionfq.open_queue(0, backend=backend) as queue:
