@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ._codec_derive import Layout, derive
-from ._codec_messages import DatagramPart
+from ._codec_messages import DatagramPart, derived
 from ._codec_parts import MismatchError
 from ._codec_shapes import PacketReader, Shape
 from ._codec_template import Template
@@ -34,8 +34,8 @@ class Codec:
 
     def __init__(self, schema: Schema = SCHEMA):
         self._by_order: Mapping[str, DatagramPart] = {
-            "little": DatagramPart(schema, "little"),
-            "big": DatagramPart(schema, "big"),
+            "little": derived(schema, "little"),
+            "big": derived(schema, "big"),
         }
 
     def decode(self, datagram: bytes, *, order: Order = HOST_ORDER) -> list[AnyMessage]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import TYPE_CHECKING, Any
 
@@ -249,3 +250,13 @@ class DatagramPart:
             written += (pack(length, *kind.header((*message, number))), body)
             pad = -length % netlink.NLMSG_ALIGNTO
         return b"".join(written)
+
+
+@lru_cache(maxsize=16)
+def derived(schema: Schema, order: Order) -> DatagramPart:
+    """The part of a schema, derived once for each byte order.
+
+    Raises:
+      TypeError: the schema holds a node outside the closed set.
+    """
+    return DatagramPart(schema, order)

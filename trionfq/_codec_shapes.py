@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ._codec_layouts import Family, Walk, merged, struct_of
 from ._codec_lists import make_attr
-from ._codec_messages import DatagramPart, OperationPart
+from ._codec_messages import OperationPart, derived
 from ._codec_parts import MismatchError, RunPart
 from .schema import SCHEMA, Attr, Message, Value
 from .schema._constructs import HOST_ORDER
@@ -133,7 +133,7 @@ class PacketReader:
     shape: Callable[[bytes], Shape | None]
 
     def __init__(self, *, order: Order = HOST_ORDER, schema: Schema = SCHEMA):
-        self._datagram = DatagramPart(schema, order)
+        self._datagram = derived(schema, order)
         self._type = message_type(Subsystem.QUEUE, PACKET.number)
         self.header = self._datagram.header
         body = self._datagram.kinds[self._type].body

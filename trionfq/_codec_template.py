@@ -12,7 +12,7 @@ from array import array
 from struct import Struct, error
 from typing import TYPE_CHECKING, Final
 
-from ._codec_messages import DatagramPart, OperationPart
+from ._codec_messages import OperationPart, derived
 from ._codec_parts import Leaf, RunPart
 from ._errors import LocalProtocolError
 from .schema import SCHEMA
@@ -53,7 +53,7 @@ class Template:
         schema: Schema = SCHEMA,
         field: tuple[str, str] = ("verdict_hdr", "id"),
     ):
-        datagram = DatagramPart(schema, order)
+        datagram = derived(schema, order)
         sample = datagram.encode([message])
         kind = datagram.kinds.get(message.type)
         if kind is None or not isinstance(kind.body, OperationPart):
