@@ -246,9 +246,9 @@ class Packet(PacketAttributes):
         told = self._decision
         if told is not None and told.payload is not None:
             return told.payload
-        start = self._shape.payload_start
-        if start is not None:
-            return self._datagram[start:]
+        where = self._shape.payload_slice
+        if where is not None:
+            return self._datagram[where]
         return self._no_payload()
 
     @payload.setter
@@ -309,8 +309,8 @@ class Packet(PacketAttributes):
         return repair(new, original=old, checksum_not_ready=not_ready)
 
     def _copied(self) -> bytes:
-        start = self._shape.payload_start
-        return self._no_payload() if start is None else self._datagram[start:]
+        where = self._shape.payload_slice
+        return self._no_payload() if where is None else self._datagram[where]
 
     def _least_payload(self, old: bytes) -> int:
         # nfqnl_mangle trims no further than the transport offset and drops what is shorter.
@@ -334,8 +334,10 @@ class Packet(PacketAttributes):
         cap_len = self.cap_len
         if cap_len is None:
             return False
-        start = self._shape.payload_start
-        return cap_len > (0 if start is None else len(self._datagram) - start)
+        where = self._shape.payload_slice
+        if where is None:
+            return cap_len > 0
+        return cap_len > len(range(*where.indices(len(self._datagram))))
 
     # -- state ---------------------------------------------------------------------------------
 

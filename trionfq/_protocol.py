@@ -184,7 +184,7 @@ class QueueProtocol:
         # and not answered are unknown here, so no batch may sweep.
         self._may_batch = not inherited or ledger is not None
         self._sequence = 0
-        self._templates: dict[tuple[int, Decision], Template] = {}
+        self._templates: dict[tuple[int, int, tuple[Attr, ...]], Template] = {}
         for packet_id in ledger or ():
             self._undecided[packet_id] = None
             self._last_id = packet_id
@@ -561,10 +561,13 @@ class QueueProtocol:
         )
 
     def _encode_verdict(self, packet_id: int, told: Decision) -> bytes:
-        return encode([self._message(MessageType.VERDICT, packet_id, told)])
+        template = self._template(MessageType.VERDICT, told)
+        if told.payload is None:
+            return template.pack(packet_id, packet_id)
+        return template.pack_payload(packet_id, packet_id, told.payload)
 
     def _template(self, operation: MessageType, told: Decision) -> Template:
-        key = operation, told
+        key = operation, told.code, told.attributes
         template = self._templates.get(key)
         if template is None:
             if len(self._templates) >= _TEMPLATES_KEPT:

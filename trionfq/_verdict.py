@@ -14,6 +14,7 @@ from trionfq._errors import LocalProtocolError
 from trionfq.schema import Attr, attr
 from trionfq.schema.conntrack import CTA
 from trionfq.schema.nfqueue import (
+    MAX_COPY_RANGE,
     NFQA,
     NFQA_VLAN,
     QUEUE_BYPASS,
@@ -79,7 +80,7 @@ class Decision(NamedTuple):
 
     Attributes:
       code: the 32-bit verdict: low 16 bits NF_*, the rest the target queue of NF_QUEUE.
-      attributes: what changes, as wire attributes.
+      attributes: what changes besides the payload, as wire attributes.
       plain: carries nothing that a batch could not carry.
       risky: the kernel may refuse it and keep the packet.
       bridge: changes a link-layer header; if the kernel refuses that, the packet is lost.
@@ -177,7 +178,6 @@ _WRITERS: dict[str, Callable[[Any], Attr]] = {
     "priority": lambda value: _u32("priority", value),
     "vlan": _vlan,
     "l2hdr": lambda value: attr(NFQA, "l2hdr", as_bytes("l2hdr", value)),
-    "payload": lambda value: attr(NFQA, "payload", as_bytes("payload", value)),
 }
 _PLAIN = frozenset(MarkChanges.__annotations__)
 _BRIDGE = frozenset({"vlan", "l2hdr"})
@@ -221,6 +221,12 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
     if "connmark" in changes or "ct_labels" in changes:
         attributes.insert(0, _conntrack(changes))
     payload = changes.get("payload")
+    if payload is not None:
+        payload = as_bytes("payload", payload)
+        if len(payload) > MAX_COPY_RANGE:
+            raise LocalProtocolError(
+                f"payload: expected at most {MAX_COPY_RANGE} bytes, got {len(payload)}"
+            )
     return Decision(
         code,
         tuple(attributes),
