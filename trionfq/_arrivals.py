@@ -102,8 +102,7 @@ class Arrivals:
         self._overruns = 0
         self._truncated = 0
         if not isinstance(source, Iterator):
-            with closing(_records(source)) as records:
-                self.queue = _chosen(_queues(records), queue)
+            self.queue = _chosen(_queues_of(source), queue)
         self._records = _records(source)
         self._found = self._read()
 
@@ -229,6 +228,14 @@ def _chosen(found: set[int], queue: int | None) -> int | None:
         listed = ", ".join(map(str, sorted(found)))
         raise CaptureError(f"no packets of queue {queue}, but of queue {listed}")
     return queue
+
+
+def _queues_of(source: Source) -> set[int]:
+    if isinstance(source, str | os.PathLike):
+        with open_capture(source) as capture:
+            return _queues(capture)
+    with closing(_records(source)) as records:
+        return _queues(records)
 
 
 def _queues(records: Iterable[Record]) -> set[int]:

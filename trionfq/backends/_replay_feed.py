@@ -9,6 +9,7 @@ from 1; for the replay, which is one, the later ones are shifted, so that ids go
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Final
@@ -41,6 +42,18 @@ _TOLD: Final = {
 _GSO: Final = int(QueueFlags.GSO)
 
 
+class UnreadableError(CaptureError, OSError):
+    """A capture that cannot be read further.
+
+    An OSError as well (EIO): so the seam says that an endpoint has become unusable.
+    """
+
+    def __init__(self, error: CaptureError):
+        super().__init__(str(error))
+        self.offset = error.offset
+        self.errno = errno.EIO
+
+
 class Feed:
     """What a replay knows, and what waits to be received.
 
@@ -70,7 +83,7 @@ class Feed:
         )
         self.socket.ext_ack = self.socket.cap_ack = self.socket.no_enobufs = True
         self.transcript = Transcript()
-        self.failure: CaptureError | None = None
+        self.failure: UnreadableError | None = None
         self.shortfalls: Counter[str] = Counter()
         self.overruns = 0
         self.truncated = 0
@@ -89,7 +102,7 @@ class Feed:
 
         Raises:
           OSError: EMSGSIZE, ENODATA.
-          ConformanceError: it contradicts the schema; nothing of it was taken.
+          WrongRequestError: it contradicts the schema; nothing of it was taken.
         """
         messages = self._check.messages(datagram)
         self.socket.send(datagram)
@@ -131,7 +144,7 @@ class Feed:
             try:
                 self._next = next(self.arrivals, None)
             except CaptureError as error:
-                self.failure = error
+                self.failure = UnreadableError(error)
             self._exhausted = self._next is None
         return self._next
 

@@ -8,6 +8,7 @@ the numbers and lengths of its attributes.
 
 from __future__ import annotations
 
+import errno
 import random
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -31,6 +32,17 @@ _LAYOUTS_KEPT: Final = 4096
 _OPERATIONS: Final[dict[int, Operation]] = {
     MessageType[each.name.upper()]: each for each in OPERATIONS
 }
+
+
+class WrongRequestError(ConformanceError, OSError):
+    """A request that contradicts the schema.
+
+    An OSError as well (EPROTO): so the seam says that an endpoint has become unusable.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.errno = errno.EPROTO
 
 
 class SentCheck:
@@ -57,14 +69,14 @@ class SentCheck:
         """The messages of a datagram; none with check "off" where it cannot be read.
 
         Raises:
-          ConformanceError: it contradicts the schema, or codec and schema do not agree on it.
+          WrongRequestError: it contradicts the schema, or codec and schema do not agree on it.
         """
         try:
             found = decode(datagram)
         except RemoteProtocolError as error:
             if self.how == "off":
                 return []
-            raise ConformanceError(f"sent datagram {datagram.hex()}: {error}") from error
+            raise WrongRequestError(f"sent datagram {datagram.hex()}: {error}") from error
         if self.how != "off":
             self._judge(datagram, found)
         return found
@@ -99,13 +111,13 @@ class SentCheck:
             parsed = schema.parse(piece)
             built = schema.build([message])
         except (RemoteProtocolError, LocalProtocolError) as error:
-            raise ConformanceError(f"sent message {piece.hex()}: {error}") from error
+            raise WrongRequestError(f"sent message {piece.hex()}: {error}") from error
         if parsed != [message]:
-            raise ConformanceError(
+            raise WrongRequestError(
                 f"sent message {piece.hex()}: the schema reads {parsed}, the codec {message}"
             )
         if built != encode([message]):
-            raise ConformanceError(
+            raise WrongRequestError(
                 f"sent message {piece.hex()}: the schema writes {built.hex()} for {message}, "
                 f"the codec {encode([message]).hex()}"
             )
@@ -133,19 +145,19 @@ def _form(value: Value) -> Any:
 
 
 def _check_operation(message: AnyMessage) -> None:
-    """Check what the tables say of an operation.
+    """Check what the tables say of an operation; what it requires the schema has seen.
 
     Raises:
-      ConformanceError: the kernel would refuse or ignore the message, or a part of it.
+      WrongRequestError: the kernel would refuse or ignore the message, or a part of it.
     """
     operation = _OPERATIONS.get(message.type) if isinstance(message, Message) else None
     if operation is None or not isinstance(message, Message):
-        raise ConformanceError(f"sent message {message}: no operation of nfqueue")
+        raise WrongRequestError(f"sent message {message}: no operation of nfqueue")
     name = operation.name
     if not operation.direction & Direction.TO_KERNEL:
-        raise ConformanceError(f"{name}: only the kernel sends it, the program sent {message}")
+        raise WrongRequestError(f"{name}: only the kernel sends it, the program sent {message}")
     if not message.flags & MessageFlags.REQUEST:
-        raise ConformanceError(
+        raise WrongRequestError(
             f"{name}: without NLM_F_REQUEST the kernel ignores it (netlink_rcv_skb): {message}"
         )
     known = operation.attributes.by_number
@@ -155,7 +167,4 @@ def _check_operation(message: AnyMessage) -> None:
     if strange or unwanted:
         constants = [operation.attributes.constant(number) for number in strange]
         listed = ", ".join(sorted(unwanted) + constants)
-        raise ConformanceError(f"{name}: the kernel does not take {listed}: {message}")
-    missing = operation.required - given
-    if missing:
-        raise ConformanceError(f"{name}: {', '.join(sorted(missing))} is missing: {message}")
+        raise WrongRequestError(f"{name}: the kernel does not take {listed}: {message}")

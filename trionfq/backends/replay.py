@@ -191,7 +191,7 @@ class ReplayBackend:
         """Take at most `limit` datagrams: what waits, else packets that are due.
 
         Raises:
-          CaptureError: the recording is malformed from here on.
+          CaptureError: the recording is malformed from here on; it is an OSError, too.
           trio.ClosedResourceError: the backend is closed.
         """
         self._check_open()
@@ -214,7 +214,8 @@ class ReplayBackend:
 
         Raises:
           OSError: EMSGSIZE where it is too long, ENODATA where it is empty.
-          ConformanceError: it contradicts the schema (see `check`); nothing of it was taken.
+          ConformanceError: it contradicts the schema (see `check`), and nothing of it was taken;
+            it is an OSError, too.
           trio.ClosedResourceError: the backend is closed.
         """
         self._check_open()
