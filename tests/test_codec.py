@@ -66,6 +66,7 @@ from trionfq.schema import (
 from trionfq.schema._constructs import Counted, Fields, Native16, Native32, Raw
 from trionfq.schema._lists import attribute_list, option_list
 from trionfq.schema._schema import read, write
+from trionfq.testing import make_packet
 
 ACCEPT = Message(0x301, 1, 0, 0, 0, 0, 7, (Attr(2, {"verdict": 1, "id": 0}),))
 
@@ -706,3 +707,21 @@ def test_a_default_is_written_where_no_value_is_given() -> None:
     assert layout.write({"a": 1, "b": 2, "c": b"xy", "d": None}).endswith(b"\x07")
     with pytest.raises(LocalProtocolError, match="expected 2 bytes, got 3"):
         layout.write({"a": 1, "b": 2, "c": b"xyz"})
+
+
+def test_many_datagrams_of_one_layout_are_proved_at_once_and_only_those():
+    reader = PacketReader()
+    alike = [make_packet(packet_id, mark=packet_id) for packet_id in (7, 8, 2**32 - 1)]
+    assert reader.uniform(alike) is None  # not seen before
+    shape = reader.shape(alike[0])
+    assert reader.uniform(alike) == (shape, [7, 8, 2**32 - 1])
+    others = [
+        make_packet(9),  # another layout
+        make_packet(9, mark=1, queue=3),  # another header
+        alike[0] + b"\0\0\0\0",  # another length, the same headers
+        alike[0][:-1],
+        alike[0].replace(b"\x08\x00\x03\x00", b"\x07\x00\x03\x00"),  # nla_len of the mark
+    ]
+    for other in others:
+        assert other not in alike
+        assert reader.uniform([alike[0], other]) is None

@@ -32,7 +32,7 @@ from .schema.nfnetlink import Subsystem, message_type
 from .schema.nfqueue import PACKET
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from .schema import Order, Schema
 
@@ -48,6 +48,13 @@ def _absent(_datagram: bytes) -> None:
     """The reader of an attribute that a layout does not have."""
 
 
+def _only_member(unpack: Callable[[bytes], tuple[int]]) -> Callable[[bytes], int]:
+    def read(datagram: bytes) -> int:
+        return unpack(datagram)[0]
+
+    return read
+
+
 class Shape:
     """One layout of PACKET datagrams; all its readers want a datagram that has it.
 
@@ -56,6 +63,7 @@ class Shape:
       family: protocol family of the hook (nfgen_family).
       res_id: queue number.
       packet_id: reads the packet's id.
+      unpack_id: likewise, as the only member of a tuple; for many at a time.
       payload_start: where NFQA_PAYLOAD begins, None where there is none.
       payload_slice: what part of the datagram it is, None where there is none; without an end
         where the payload ends the datagram, as the kernel's does.
@@ -71,9 +79,11 @@ class Shape:
         "payload_slice",
         "payload_start",
         "res_id",
+        "unpack_id",
     )
 
     packet_id: Callable[[bytes], int]
+    unpack_id: Callable[[bytes], tuple[int]]
 
     def __init__(
         self,
@@ -82,13 +92,14 @@ class Shape:
         fixed: Mapping[str, int],
         readers: Mapping[str, Callable[[bytes], Any]],
         everything: tuple[tuple[int, Callable[[bytes], Any], int], ...],
-        packet_id: Callable[[bytes], int],
+        unpack_id: Callable[[bytes], tuple[int]],
         payload: slice | None,
     ):
         self.names = names
         self.family = fixed["family"]
         self.res_id = fixed["res_id"]
-        self.packet_id = packet_id
+        self.packet_id = _only_member(unpack_id)
+        self.unpack_id = unpack_id
         self.payload_slice = payload
         self.payload_start: int | None = None if payload is None else payload.start
         self._header = header
@@ -148,8 +159,7 @@ class PacketReader:
         if not isinstance(hdr, RunPart):
             raise TypeError("NFQA_PACKET_HDR: expected a struct of one byte order")
         self._id_offset = hdr.offsets["packet_id"]
-        leaf = hdr.leaf("packet_id")
-        self._unpack_id = Struct(leaf.order + leaf.code).unpack_from
+        self._id_leaf = hdr.leaf("packet_id")
         self._order = next(leaf.order for leaf in self.header.leaves if leaf.order)
         self._known: dict[int, _Entry] = {}
         self._families: list[tuple[Family, Struct, Shape]] = []
@@ -168,6 +178,27 @@ class PacketReader:
             return learn(datagram)
 
         return shape
+
+    def uniform(self, datagrams: Sequence[bytes]) -> tuple[Shape, list[int]] | None:
+        """The one shape of some datagrams and their packet ids, None where they differ.
+
+        A drain under load mostly brings packets of one length from one flow; proving them all at
+        once, in C, costs half of proving each.
+
+        Args:
+          datagrams: at least one.
+        """
+        length = len(datagrams[0])
+        entry = self._known.get(length)
+        if entry is None:
+            return None
+        unpack, headers, shape, _ = entry
+        count = len(datagrams)
+        if [*map(len, datagrams)].count(length) != count:
+            return None
+        if [*map(unpack, datagrams)].count(headers) != count:
+            return None
+        return shape, [packet_id for (packet_id,) in map(shape.unpack_id, datagrams)]
 
     def _learn(self, datagram: bytes) -> Shape | None:
         for family, layout, shape in self._families:
@@ -247,7 +278,7 @@ class PacketReader:
             fixed.read(datagram, self.header.size, self.header.size + fixed.size),
             readers,
             tuple(everything),
-            self._id_reader(packet_hdr + self._id_offset),
+            self._id_unpacker(packet_hdr + self._id_offset),
             payload,
         )
 
@@ -263,14 +294,11 @@ class PacketReader:
 
         return read
 
-    def _id_reader(self, at: int) -> Callable[[bytes], int]:
-        unpack = self._unpack_id
-
-        def read(datagram: bytes) -> int:
-            packet_id: int = unpack(datagram, at)[0]
-            return packet_id
-
-        return read
+    def _id_unpacker(self, at: int) -> Callable[[bytes], tuple[int]]:
+        unpack: Callable[[bytes], Any] = Struct(
+            f"{self._id_leaf.order}{at}x{self._id_leaf.code}"
+        ).unpack_from
+        return unpack
 
     def salvage_id(self, datagram: bytes, queue_number: int) -> int | None:
         """The packet id in a PACKET message of a queue that is malformed further on.
@@ -296,4 +324,4 @@ class PacketReader:
         _, number, _, at, stop, part = first
         if number != self._packet_hdr or part is None or not part.fits(stop - at):
             return None
-        return self._id_reader(at + self._id_offset)(datagram)
+        return self._id_unpacker(at + self._id_offset)(datagram)[0]

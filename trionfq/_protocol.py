@@ -23,7 +23,7 @@ import errno
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from itertools import groupby
+from itertools import groupby, repeat
 from operator import itemgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -226,6 +226,16 @@ class QueueProtocol:
         packet is undecided, so that closing answers it.
         """
         now = self.clock_ns()
+        if len(datagrams) > 1:
+            alike = self._reader.uniform(datagrams)
+            if alike is not None and alike[0].res_id == self.config.number:
+                shape, ids = alike
+                made = map(Packet, ids, datagrams, repeat(shape), repeat(self), repeat(now))
+                return self._admit(ids, list(made))
+        packets = self._read_one_by_one(datagrams, now)
+        return self._admit([packet.id for packet in packets], packets) if packets else packets
+
+    def _read_one_by_one(self, datagrams: Sequence[bytes], now: int) -> list[Packet]:
         shape_of = self._reader.shape
         number = self.config.number
         packets: list[Packet] = []
@@ -238,17 +248,15 @@ class QueueProtocol:
             if shape is None or shape.res_id != number:
                 packets += self._take_apart(datagram, now)
             else:
-                packets.append(Packet(shape.packet_id(datagram), datagram, shape, self, now))
-        if packets:
-            return self._admit(packets)
+                packets.append(Packet(shape.unpack_id(datagram)[0], datagram, shape, self, now))
         return packets
 
-    def _admit(self, packets: list[Packet]) -> list[Packet]:
+    def _admit(self, ids: list[int], packets: list[Packet]) -> list[Packet]:
         """Enter packets into the ledger, and give those that may be handed out."""
-        ids = [packet.id for packet in packets]
         first = ids[0] if self._last_id is None else (self._last_id + 1) & ID_MASK
         undecided = self._undecided
-        if ids != list(range(first, first + len(ids))) or not undecided.keys().isdisjoint(ids):
+        in_sequence = ids == list(range(first, first + len(ids)))
+        if not in_sequence or (undecided and not undecided.keys().isdisjoint(ids)):
             return [packet for packet in packets if self._admit_one(packet)]
         undecided.update(zip(ids, packets, strict=True))
         self._last_id = ids[-1]
