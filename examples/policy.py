@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from trionfq import Packet
 
-TCP, UDP = 6, 17
-TELNET, DISCARD = 23, 9
+ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+TELNET = 23
 SEEN = 0x10
 """The mark of packets that went through once; the rule that queues packets leaves it out."""
 
@@ -22,13 +22,20 @@ def decide(packet: Packet) -> None:
     ip = packet.ip
     if ip.protocol == TCP and ip.destination_port == TELNET:
         packet.drop()
-    elif ip.protocol == UDP:
-        payload = packet.payload
-        if b"blue" in payload:
-            # Longer than before: lengths and checksums are repaired on the way out.
-            packet.payload = payload.replace(b"blue", b"orange")
+    elif ip.protocol == UDP and b"blue" in (ip.data or b"") and not packet.truncated:
+        paint(packet)
         packet.accept()
-    elif ip.protocol in (1, 58) and packet.mark != SEEN:
+    elif ip.protocol in (ICMP, ICMPV6) and not packet.mark & SEEN:
         packet.repeat(mark=SEEN)
     else:
         packet.accept()
+
+
+def paint(packet: Packet) -> None:
+    """Put orange where the text says blue.
+
+    The text grows; lengths and checksums are repaired when the payload is set.
+    """
+    text = packet.ip.data or b""
+    headers = packet.payload.removesuffix(text)
+    packet.payload = headers + text.replace(b"blue", b"orange")
