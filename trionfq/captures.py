@@ -157,7 +157,7 @@ class Capture:
         self._section: Section | None = None
         self._order: Order | None = None
         self._names: dict[int, str] = {}
-        self._cooked: dict[bytes, tuple[bool, Direction | None]] = {}
+        self._cooked: dict[bytes, tuple[Direction | None]] = {}
         self._records = self._read()
 
     @property
@@ -206,61 +206,54 @@ class Capture:
             self._stream.close()
 
     def _read(self) -> Iterator[Record]:
-        interface: Interface | None = None
+        where: Interface | None = None
         is_netlink = False
         for packet in self._file:
             if isinstance(packet, Remark):
                 yield Record(packet.time_ns, None, b"", self._notes(packet.comments))
                 continue
-            if packet.interface is not interface:
-                interface = packet.interface
+            time_ns, interface, data, original, flags, comments = packet
+            if interface is not where:
+                where = interface
                 is_netlink = interface.link_type == LinkType.NETLINK
-                self._new_section()
+                self._look_for_section()
             if not is_netlink:
-                self._tally.add(_link_type_name(packet.interface.link_type))
+                self._tally.add(_link_type_name(interface.link_type))
                 continue
-            record = self._record(packet)
-            if record is not None:
-                yield record
+            if original > len(data):
+                self._tally.add("datagram cut by the snap length")
+                continue
+            header = data[:_COOKED_BYTES]
+            known = self._cooked.get(header) or self._cooked_header(header)
+            if known is None:
+                continue
+            datagram = data[_COOKED_BYTES:]
+            if self._order is None:
+                self._order = byte_order(datagram)
+            direction = _BY_FLAGS.get(flags & _DIRECTION_BITS, known[0])
+            if direction is None:
+                direction = self._inferred(datagram)
+            notes = self._notes(comments) if comments else ()
+            yield _make_record((time_ns, direction, datagram, notes))
 
-    def _new_section(self) -> None:
+    def _look_for_section(self) -> None:
         if self.section is not self._section:
             self._section = self.section
             self._order = None
 
-    def _record(self, packet: CapturedPacket) -> Record | None:
-        data = packet.data
-        if packet.original_length > len(data):
-            self._tally.add("datagram cut by the snap length")
-            return None
-        header = data[:_COOKED_BYTES]
-        known = self._cooked.get(header)
-        if known is None:
-            known = self._cooked_header(header)
-        wanted, direction = known
-        if not wanted:
-            return None
-        datagram = data[_COOKED_BYTES:]
-        if self._order is None:
-            self._order = byte_order(datagram)
-        direction = _BY_FLAGS.get(packet.flags & _DIRECTION_BITS, direction)
-        if direction is None:
-            direction = self._inferred(datagram)
-        notes = self._notes(packet.comments) if packet.comments else ()
-        return _make_record((packet.time_ns, direction, datagram, notes))
-
-    def _cooked_header(self, header: bytes) -> tuple[bool, Direction | None]:
+    def _cooked_header(self, header: bytes) -> tuple[Direction | None] | None:
+        """The direction that a cooked header tells; None where the packet is not for us."""
         if len(header) < _COOKED_BYTES:
             self._tally.add("packet without a whole cooked header")
-            return False, None
+            return None
         fields = _COOKED.read(header)
         if fields["arphrd_type"] != ARPHRD_NETLINK:
             self._tally.add(f"cooked header of hardware type {fields['arphrd_type']}")
-            return False, None
+            return None
         if fields["family"] != NETLINK_NETFILTER:
             self._tally.add(f"datagram of netlink family {fields['family']}")
-            return False, None
-        known = True, _BY_PACKET_TYPE.get(fields["packet_type"])
+            return None
+        known = (_BY_PACKET_TYPE.get(fields["packet_type"]),)
         if len(self._cooked) < _COOKED_KEPT:
             self._cooked[header] = known
         return known
