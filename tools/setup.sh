@@ -38,11 +38,14 @@ may_apt() {
     [ "$(id -u)" -eq 0 ] && command -v apt-get >/dev/null
 }
 
-# Programs and the packages that bring them. Whoever cannot install runs what needs none of them.
-need_programs() {
+# Programs or files, and the packages that bring them. Whoever cannot install runs what needs none.
+need() {
     missing=
     for pair in "$@"; do
-        command -v "${pair%%:*}" >/dev/null || missing="$missing ${pair#*:}"
+        case $pair in
+        /*) [ -e "${pair%%:*}" ] ;;
+        *) command -v "${pair%%:*}" >/dev/null ;;
+        esac || missing="$missing ${pair#*:}"
     done
     [ -n "$missing" ] || return 0
     if may_apt; then
@@ -121,11 +124,13 @@ install() { # extra
 case $want in
 demo)
     install ''
-    need_programs iptables:iptables ip:iproute2
+    need iptables:iptables ip:iproute2
     ;;
 test)
     install dev
-    need_programs iptables:iptables ip:iproute2 ping:iputils-ping nft:nftables tshark:tshark
+    # The kernel's headers are what the schema's numbers are compared with.
+    need iptables:iptables ip:iproute2 ping:iputils-ping nft:nftables tshark:tshark \
+        /usr/include/linux/netfilter/nfnetlink_queue.h:linux-libc-dev
     ;;
 docs)
     install docs
