@@ -350,7 +350,8 @@ def drain(sock: socket.socket) -> list[bytes]:
     """The datagrams that wait in a socket now.
 
     To show that a datagram was dropped, send another behind it that is not, receive that one, and
-    see that it came alone: no time has to pass.
+    see that it came alone: no time has to pass. That the second is behind the first is sure where
+    both are sent, or given their verdicts, by one processor (the fixture ``one_cpu``).
     """
     datagrams: list[bytes] = []
     while (datagram := _take(sock)) is not None:
