@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trionfq._notes import Note, note_text, read_note
+from trionfq._notes import KINDS, Note, note_text, read_note
 
 WORDS = st.from_regex(r"[a-z][a-z0-9_]{0,12}", fullmatch=True)
 # Interface names are bytes; Python gives those that are no UTF-8 as lone surrogates.
@@ -92,3 +94,9 @@ def test_what_only_resembles_a_note_is_a_comment(text: str) -> None:
 def test_a_note_that_would_not_read_back_is_refused(note: Note) -> None:
     with pytest.raises(ValueError, match="note"):
         note_text(note)
+
+
+def test_every_kind_of_note_is_documented() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "captures.md").read_text()
+    rows = [line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")]
+    assert set(KINDS) - {"comment"} <= set(rows)
