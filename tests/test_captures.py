@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import itertools
@@ -581,6 +582,43 @@ def test_opening_what_is_no_capture_leaves_no_file_open(tmp_path: Path) -> None:
         open_capture(path)  # an open file would warn, and warnings are errors
     with pytest.raises(FileNotFoundError):
         open_capture(tmp_path / "missing")
+
+
+def test_a_capture_that_comes_through_a_pipe_is_read_as_it_comes() -> None:
+    data = written([Record(NOW, TO, VERDICT), Record(NOW + 1, TO, VERDICT)])
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stream:
+        os.write(writing, data[:-10])
+        capture = open_capture(stream)
+        assert next(capture).time_ns == NOW  # and did not wait for more
+        os.write(writing, data[-10:])
+        assert next(capture).time_ns == NOW + 1
+        os.close(writing)
+        assert list(capture) == []
+
+
+def test_nothing_follows_where_a_file_broke_off() -> None:
+    class Small(Kept):
+        """A file on a disk that is soon full."""
+
+        def write(self, data: Any) -> int:
+            room = 400 - self.tell()
+            if room <= 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(bytes(data[:room]))
+
+    file = Small()
+    writer = CaptureWriter(file)
+    for _ in range(2):
+        writer.write(Record(NOW, TO, VERDICT + bytes(100)))
+    with pytest.raises(OSError, match="No space left"):
+        writer.flush()
+    for again in (writer.flush, writer.close, lambda: writer.write(Record(NOW, TO, VERDICT))):
+        with pytest.raises(OSError, match="No space left"):
+            again()
+    records, error = records_or_error(file.contents)
+    assert len(records) == 1
+    assert error is not None
 
 
 def test_a_full_disk_is_the_caller_s_error() -> None:

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Final, NamedTuple
 from trionfq._errors import CaptureError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 CHUNK_BYTES: Final = 1 << 16
 MAX_RECORD_BYTES: Final = 1 << 24
@@ -100,7 +100,8 @@ class ForwardReader:
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
-        self._read = stream.read
+        # What comes through a pipe is taken as it comes.
+        self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._base = 0
         self.buffer = b""
         self.at = 0

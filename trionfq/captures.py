@@ -304,7 +304,7 @@ class CaptureWriter:
     """Writes records as pcapng. Made by `create_capture`, or around a stream of one's own.
 
     Records are buffered: `flush` or `close` brings the rest into the file. After an OSError
-    nothing more can be written.
+    nothing more is written; the same error is raised again.
 
     Args:
       stream: where the file goes; a binary stream.
@@ -336,6 +336,7 @@ class CaptureWriter:
         self._cooked = {direction: _cooked_header(direction) for direction in _PACKET_TYPES}
         self._pending = [self._blocks.opening]
         self._pending_bytes = 0
+        self._failure: OSError | None = None
         self.flush()
 
     def write(self, record: Record) -> None:
@@ -347,6 +348,8 @@ class CaptureWriter:
           ValueError: neither datagram nor notes, or a note that does not become a text.
           OSError: the stream cannot be written.
         """
+        if self._failure is not None:
+            raise self._failure
         time_ns, direction, datagram, notes = record
         comments = [note_text(note) for note in notes] if notes else ()
         if datagram or direction is not None:
@@ -367,15 +370,22 @@ class CaptureWriter:
         Raises:
           OSError: the stream cannot be written.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._pending:
             blocks = b"".join(self._pending)
             self._pending.clear()
             self._pending_bytes = 0
             view = memoryview(blocks)
-            while view:
-                # An unbuffered file may take a part only.
-                view = view[self._stream.write(view) :]
-            self._stream.flush()
+            try:
+                while view:
+                    # An unbuffered file may take a part only.
+                    view = view[self._stream.write(view) :]
+                self._stream.flush()
+            except OSError as error:
+                # Where the file broke off, no block may follow: it would be read as a part of it.
+                self._failure = error
+                raise
 
     def close(self) -> None:
         """Flush, and close the stream even where that fails; harmless when repeated.
