@@ -40,7 +40,7 @@ def lose_privilege(how):
 """
 """For the text of a program: gives CAP_NET_ADMIN away, alone or with its user."""
 
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 """How long what must come is waited for."""
 
 
@@ -50,6 +50,11 @@ def data_of(packet: Packet) -> bytes:
     offset = packet.ip.transport_offset
     assert offset is not None
     return payload[offset + 8 :]
+
+
+def with_data(packet: Packet, data: bytes) -> bytes:
+    """The packet's payload with another datagram in it, its headers as they are."""
+    return packet.payload.removesuffix(data_of(packet)) + data
 
 
 async def take(queue: Queue, count: int) -> list[Packet]:
@@ -118,7 +123,7 @@ def raw_udp(
 
 
 def _checksum(data: bytes) -> int:
-    words = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
+    words: tuple[int, ...] = struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2))
     total = sum(words)
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -132,6 +137,8 @@ def program(ns: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Po
     It imports what the test imports, reads nothing but its arguments unless the test writes to
     its standard input, and what it prints is the test's to read.
     """
+    here = os.sched_getaffinity(0)
+    use_all_processors()
     process = ns.popen(
         [sys.executable, "-W", "error", "-c", text, *arguments],
         stdin=subprocess.PIPE,
@@ -139,6 +146,7 @@ def program(ns: Namespace, text: str, *arguments: str) -> Iterator[subprocess.Po
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2])])},
     )
+    os.sched_setaffinity(0, here)
     try:
         yield process
     finally:
@@ -152,6 +160,13 @@ def say(process: subprocess.Popen[str], line: str) -> None:
     assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()
+
+
+def use_all_processors() -> None:
+    """Undo the fixture ``one_cpu`` for what this test starts from here on."""
+    count = os.cpu_count()
+    assert count is not None
+    os.sched_setaffinity(0, range(count))
 
 
 def open_descriptors() -> int:

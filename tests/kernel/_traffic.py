@@ -53,7 +53,11 @@ class _Flood:
         finally:
             os.close(counters)
         assert self._process.stdout is not None
-        if (line := self._process.stdout.readline()) != "ready\n":
+        line = b""
+        # No further than the line: what a buffered stream reads ahead, communicate() does not get.
+        while not line.endswith(b"\n") and (byte := os.read(self._process.stdout.fileno(), 1)):
+            line += byte
+        if line != b"ready\n":
             raise AssertionError(f"the flood process did not start: {line!r}")
         return self
 

@@ -87,6 +87,20 @@ def forwarding() -> Iterator[Forwarding]:
 
 
 @pytest.fixture
+def one_cpu() -> Iterator[None]:
+    """Keeps the test's thread, and what it starts, on one processor.
+
+    A virtual device hands packets to the receiving side by a list of the sending processor, which
+    may be worked off later. From one processor they arrive in the order in which they were sent,
+    so that a datagram sent last is behind all others.
+    """
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    yield
+    os.sched_setaffinity(0, before)
+
+
+@pytest.fixture
 def bridged() -> Iterator[Bridged]:
     """Two hosts joined by a bridge that shows its packets to iptables."""
     try:

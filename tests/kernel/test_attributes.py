@@ -39,6 +39,8 @@ from .harness import (
     queue_rule,
 )
 
+pytestmark = pytest.mark.usefixtures("one_cpu")
+
 UDP = f"-p udp --dport {PORT}"
 IPV4, IPV6 = 0x0800, 0x86DD
 

@@ -14,7 +14,18 @@ import trio.testing
 
 from trionfq import NetlinkBackend, Queue, QueueBusyError, QueueFlags, Verdict, open_queue
 
-from ._live import PORT, Udp, data_of, end_of, line_of, open_descriptors, program, take
+from ._live import (
+    PORT,
+    Udp,
+    data_of,
+    end_of,
+    line_of,
+    open_descriptors,
+    program,
+    take,
+    use_all_processors,
+    with_data,
+)
 from .harness import (
     Namespace,
     Pair,
@@ -25,9 +36,10 @@ from .harness import (
     queue_rule,
     rule,
     wait_for_no_queue_row,
-    wait_for_queue_row,
     wait_for_queued,
 )
+
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 UDP = f"-p udp --dport {PORT}"
 
@@ -46,8 +58,9 @@ def preferred(*processes: int) -> Iterator[None]:
         yield
         return
     before = os.getpriority(os.PRIO_PROCESS, 0)
-    for process in (0, *processes):
-        os.setpriority(os.PRIO_PROCESS, process, -10)
+    os.setpriority(os.PRIO_PROCESS, 0, -5)
+    for process in processes:
+        os.setpriority(os.PRIO_PROCESS, process, -15)
     try:
         yield
     finally:
@@ -57,6 +70,7 @@ def preferred(*processes: int) -> Iterator[None]:
 @contextmanager
 def flow(pair: Pair) -> Iterator[tuple[UdpSender, UdpReceiver]]:
     """Numbered datagrams from a to b, at a rate that other work here does not take away."""
+    use_all_processors()
     where = (pair.b4, PORT)
     with UdpReceiver(pair.b, where) as receiver, UdpSender(pair.a, where, rate=RATE) as sender:
         assert sender._process is not None
@@ -78,14 +92,14 @@ async def nothing_lost(sender: UdpSender, receiver: UdpReceiver) -> int:
 async def decide_all(queue: Queue) -> None:
     async for packet in queue:
         packet.accept()
-        if packet.id >= 200:
+        if packet.id >= 500:
             break
 
 
 async def hold_all(queue: Queue) -> None:
     async for packet in queue:
         packet.hold()
-        if packet.id >= 200:
+        if packet.id >= 500:
             break
 
 
@@ -95,16 +109,16 @@ async def hold_every_third(queue: Queue) -> None:
             packet.accept()
         else:
             packet.hold()
-        if packet.id >= 200:
+        if packet.id >= 500:
             break
 
 
 async def read_nothing(queue: Queue) -> None:
     def some() -> bool:
         row = queue.statistics().kernel
-        return row is not None and row.id_sequence >= 100
+        return row is not None and row.id_sequence >= 500
 
-    await eventually("a hundred packets queued", some)
+    await eventually("five hundred packets queued", some)
 
 
 async def test_opening_and_closing_sixty_times_under_load_loses_nothing(pair: Pair) -> None:
@@ -119,7 +133,7 @@ async def test_opening_and_closing_sixty_times_under_load_loses_nothing(pair: Pa
     queued = 0
     with flow(pair) as (sender, receiver):
         for number in range(ROUNDS):
-            await sender.wait_sent(sender.sent + 100)
+            await sender.wait_sent(sender.sent + 500)
             fail_open = number % 2 or in_user_namespace()
             async with open_queue(
                 0,
@@ -137,7 +151,7 @@ async def test_opening_and_closing_sixty_times_under_load_loses_nothing(pair: Pa
         rate = sender.mean_rate
         sent = await nothing_lost(sender, receiver)
     assert rate >= LEAST_RATE
-    assert ROUNDS * 100 <= queued < sent
+    assert ROUNDS * 500 <= queued < sent
 
 
 async def test_closing_an_inherited_queue_without_its_ledger_loses_nothing(pair: Pair) -> None:
@@ -145,7 +159,7 @@ async def test_closing_an_inherited_queue_without_its_ledger_loses_nothing(pair:
     queue_rule(pair.b, "INPUT", UDP, bypass=True)
     with flow(pair) as (sender, receiver):
         for number in range(6):
-            await sender.wait_sent(sender.sent + 100)
+            await sender.wait_sent(sender.sent + 500)
             binder = NetlinkBackend(namespace=pair.b.name)
             fd = os.dup(binder._socket.fileno())
             manager = open_queue(0, backend=binder, flags=QueueFlags.FAIL_OPEN)
@@ -184,7 +198,7 @@ async def test_what_is_undecided_gets_the_policy_however_the_block_ends(
                 packets = await take(queue, 10)
                 packets[0].hold()
                 packets[1].drop()
-                packets[2].accept(payload=packets[2].payload.replace(b"2", b"two"))
+                packets[2].accept(payload=with_data(packets[2], b"two"))
                 # Not read by anybody: no checkpoint comes between.
                 udp.send(*names[30:])
                 if way == "aclose":
@@ -368,14 +382,16 @@ trio.run(main)
 @pytest.mark.parametrize("load", ["idle", "flood"])
 async def test_an_interrupted_program_ends_at_once(ns: Namespace, load: str) -> None:
     queue_rule(ns, "OUTPUT", UDP, bypass=True)
+    use_all_processors()
     where = ("127.0.0.1", PORT)
     with (
         UdpReceiver(ns, where) as receiver,
         program(ns, LISTEN) as child,
+        preferred(child.pid),
         UdpSender(ns, where, rate=10_000, limit=0 if load == "idle" else None) as sender,
     ):
         assert await line_of(child) == "ready"
-        await wait_for_queue_row(ns, 0, portid=child.pid)
+        assert ns.queue_row(0) is not None
         if load == "flood":
             await receiver.wait_received(receiver.received + 2_000)
         start = time.monotonic()

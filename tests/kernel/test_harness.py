@@ -355,6 +355,12 @@ async def test_flood_stops_at_its_limit_and_losses_are_named(pair: Pair) -> None
     assert report.gaps == [(number, number) for number in range(3, 100, 10)]
 
 
+def test_flood_that_ends_before_anybody_looks_reports_all_the_same(ns: Namespace) -> None:
+    for _ in range(10):
+        with UdpSender(ns, ("127.0.0.1", 9), limit=0) as sender:
+            assert sender.stop() == 0
+
+
 async def test_flood_counts_what_a_rule_refuses(ns: Namespace) -> None:
     rule(ns, "OUTPUT", "-p udp -j DROP")
     with UdpSender(ns, ("127.0.0.1", 9), rate=1_000) as sender:

@@ -25,7 +25,7 @@ from trionfq import (
     open_queue,
 )
 
-from ._live import PORT, Udp, data_of, take
+from ._live import PORT, Udp, data_of, take, with_data
 from .harness import (
     Bridged,
     Forwarding,
@@ -36,6 +36,8 @@ from .harness import (
     receive,
     rule,
 )
+
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 UDP = f"-p udp --dport {PORT}"
 
@@ -100,7 +102,7 @@ async def test_a_rewritten_datagram_arrives_exactly(
     async with open_queue(0, namespace=ns.name) as queue:
         udp.send(b"as it was")
         [packet] = await take(queue, 1)
-        packet.payload = packet.payload.removesuffix(b"as it was") + new
+        packet.payload = with_data(packet, new)
         packet.accept()
         assert await udp.receive(1) == [new]
 
@@ -113,7 +115,7 @@ async def test_a_reply_is_rewritten_on_input(pair: Pair, address: str) -> None:
     async with open_queue(0, namespace=pair.a.name) as queue:
         udp.send(b"short", b"rather long")
         for packet, new in zip(await take(queue, 2), (b"rather long", b"short"), strict=True):
-            packet.accept(payload=packet.payload.replace(data_of(packet), new))
+            packet.accept(payload=with_data(packet, new))
         assert await udp.receive(2) == [b"rather long", b"short"]
 
 
@@ -125,7 +127,7 @@ async def test_a_rewrite_beyond_the_devices_mtu_is_fragmented(pair: Pair) -> Non
     async with open_queue(0, namespace=pair.a.name) as queue:
         udp.send(b"small")
         [packet] = await take(queue, 1)
-        packet.accept(payload=packet.payload.replace(b"small", grown))
+        packet.accept(payload=with_data(packet, grown))
         assert await udp.receive(1) == [grown]
 
 
@@ -263,7 +265,7 @@ async def test_one_verdict_changes_payload_mark_and_priority(ns: Namespace) -> N
     ):
         udp.send(b"old")
         [packet] = await take(before, 1)
-        packet.accept(payload=packet.payload.replace(b"old", b"newer"), mark=5, priority=6)
+        packet.accept(payload=with_data(packet, b"newer"), mark=5, priority=6)
         [packet] = await take(after, 1)
         assert (data_of(packet), packet.mark, packet.priority) == (b"newer", 5, 6)
         packet.accept()
@@ -295,7 +297,7 @@ async def test_a_repeated_packet_brings_its_new_payload(ns: Namespace) -> None:
     async with open_queue(0, namespace=ns.name) as queue:
         udp.send(b"again")
         [first] = await take(queue, 1)
-        first.repeat(payload=first.payload.replace(b"again", b"and again"), allow_loop=True)
+        first.repeat(payload=with_data(first, b"and again"), allow_loop=True)
         [second] = await take(queue, 1)
         assert data_of(second) == b"and again"
         second.accept()
@@ -324,7 +326,7 @@ async def test_a_requeued_packet_comes_to_the_other_queue(ns: Namespace) -> None
         udp.send(b"x", b"y")
         [x, y] = await take(first, 2)
         x.requeue(40_000)
-        y.requeue(40_000, mark=3, payload=y.payload.replace(b"y", b"why"))
+        y.requeue(40_000, mark=3, payload=with_data(y, b"why"))
         [x, y] = await take(second, 2)
         assert (x.queue_number, x.mark, data_of(x)) == (40_000, 0, b"x")
         assert (y.queue_number, y.mark, data_of(y)) == (40_000, 3, b"why")
@@ -371,7 +373,7 @@ async def test_stop_skips_the_hooks_other_chains_but_not_the_next_hook(ns: Names
     async with open_queue(0, namespace=ns.name) as queue:
         udp.send(b"stopped")
         [packet] = await take(queue, 1)
-        packet.stop(payload=packet.payload.replace(b"stopped", b"went on"))
+        packet.stop(payload=with_data(packet, b"went on"))
         assert await udp.receive(1) == [b"went on"]
     assert (same_hook.packets, next_hook.packets) == (0, 1)
 
@@ -422,7 +424,7 @@ async def test_verdicts_by_id_do_what_a_packets_own_do(ns: Namespace) -> None:
         udp.send(*names)
         packets = {data_of(packet): packet for packet in await take(queue, len(names))}
         ids = {name: packet.id for name, packet in packets.items()}
-        new = packets[b"rewrite"].payload.replace(b"rewrite", b"by id")
+        new = with_data(packets[b"rewrite"], b"by id")
         queue.set_verdict(ids[b"accept"], Verdict.ACCEPT)
         queue.set_verdict(ids[b"drop"], Verdict.DROP)
         queue.set_verdict(ids[b"mark"], Verdict.ACCEPT, mark=7)
@@ -536,7 +538,7 @@ async def test_a_bridged_packet_is_dropped_and_rewritten(bridged: Bridged) -> No
         udp.send(b"dropped", b"rewritten")
         first, second = await take(queue, 2)
         first.drop()
-        second.accept(payload=second.payload.replace(b"rewritten", b"and longer too"))
+        second.accept(payload=with_data(second, b"and longer too"))
         assert await udp.receive(1) == [b"and longer too"]
 
 
