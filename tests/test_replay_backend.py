@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+    from trionfq.backends._replay_time import Pace
     from trionfq.backends._sent_check import Check
-    from trionfq.backends.replay import Pace
 
 FROM, TO = Direction.FROM_KERNEL, Direction.TO_KERNEL
 START = 1_790_000_000_000_000_000

@@ -24,30 +24,22 @@ from trionfq._capture_stream import (
     Remark,
     Tally,
 )
-from trionfq._codec import Layout, derive
-from trionfq._codec_derive import run_of
 from trionfq._errors import CaptureError, RemoteProtocolError
-from trionfq.schema import AttributeSet
-from trionfq.schema._constructs import Fields
-from trionfq.schema._lists import option_list
-from trionfq.schema.pcapng import (
-    BLOCK_HEADER,
-    BLOCK_TRAILER,
-    BLOCKS,
-    ENHANCED_PACKET_HEAD,
-    EPB_OPTIONS,
-    IDB_OPTIONS,
-    ISB_OPTIONS,
-    OPB_OPTIONS,
-    SHB_OPTIONS,
-    BlockType,
-    section_order,
+from trionfq._pcapng_layouts import (
+    COMMENT,
+    HEAD_BYTES,
+    HEADER_BYTES,
+    LAYOUTS,
+    LEAST_BYTES,
+    TRAILER_BYTES,
+    USED,
+    Layouts,
 )
+from trionfq.schema.pcapng import BLOCKS, IDB_OPTIONS, BlockType, section_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from trionfq._codec_parts import RunPart
     from trionfq.schema import Order
 
 _MAJOR_VERSION: Final = 1
@@ -59,16 +51,6 @@ _NS_DIGITS: Final = 9
 _DEFAULT_RESOLUTION: Final = 6
 _BINARY: Final = 0x80
 _MAGIC_BYTES: Final = 4
-_COMMENT: Final = "opt_comment"
-_HEAD_FIELDS: Final = (
-    "block_type",
-    "block_total_length",
-    "interface_id",
-    "timestamp_high",
-    "timestamp_low",
-    "captured_len",
-    "original_len",
-)
 # Option lists that are remembered, and their length at most, in bytes.
 _LISTS_KEPT: Final = 256
 _LIST_BYTES: Final = 256
@@ -114,68 +96,6 @@ class _Block(NamedTuple):
     fields: dict[str, Any]
 
 
-# The options that are read, by block; other ones are counted, and may hold anything.
-_USED: Final[Mapping[int, tuple[AttributeSet, frozenset[str]]]] = {
-    BlockType.SECTION_HEADER: (
-        SHB_OPTIONS,
-        frozenset({_COMMENT, "shb_hardware", "shb_os", "shb_userappl"}),
-    ),
-    BlockType.INTERFACE_DESCRIPTION: (
-        IDB_OPTIONS,
-        frozenset({_COMMENT, "if_name", "if_tsresol", "if_tsoffset"}),
-    ),
-    BlockType.ENHANCED_PACKET: (EPB_OPTIONS, frozenset({_COMMENT, "epb_flags"})),
-    BlockType.OBSOLETE_PACKET: (OPB_OPTIONS, frozenset({_COMMENT, "pack_flags"})),
-    BlockType.INTERFACE_STATISTICS: (ISB_OPTIONS, frozenset({_COMMENT})),
-}
-
-
-def _as_used(block_type: int) -> Fields:
-    """The body of a block, all options but the used ones as plain bytes."""
-    body = BLOCKS[block_type].body
-    if block_type not in _USED:
-        return body
-    options, used = _USED[block_type]
-    chosen = tuple(option for option in options.attributes if option.name in used)
-    subset = AttributeSet(options.name, options.prefix, chosen)
-    return Fields(*body.subcons[:-1], body.names[-1] / option_list(subset))
-
-
-def packet_head(order: Order) -> RunPart:
-    """What stands before an enhanced packet's data, to be read and written without names.
-
-    Raises:
-      TypeError: the declaration has other fields than the callers take it to have.
-    """
-    run = run_of(ENHANCED_PACKET_HEAD, order, "enhanced_packet")
-    if run.names != _HEAD_FIELDS:
-        raise TypeError(f"enhanced_packet: expected {_HEAD_FIELDS}, got {run.names}")
-    return run
-
-
-class _Layouts:
-    """The layouts of one byte order."""
-
-    def __init__(self, order: Order) -> None:
-        self.order: Order = order
-        self.header: Layout = derive(BLOCK_HEADER, order=order)
-        self.trailer: Layout = derive(BLOCK_TRAILER, order=order)
-        self.packet_head = packet_head(order)
-        self.bodies: Mapping[int, Layout] = {
-            number: derive(_as_used(number), order=order) for number in BLOCKS
-        }
-
-
-_LAYOUTS: Final[Mapping[Order, _Layouts]] = {
-    "little": _Layouts("little"),
-    "big": _Layouts("big"),
-}
-HEADER_BYTES: Final = _LAYOUTS["little"].header.size or 0
-_TRAILER_BYTES: Final = _LAYOUTS["little"].trailer.size or 0
-_LEAST_BYTES: Final = HEADER_BYTES + _TRAILER_BYTES
-_HEAD_BYTES: Final = _LAYOUTS["little"].packet_head.size
-
-
 class PcapngReader:
     """The packets and remarks of a pcapng stream, in order.
 
@@ -187,7 +107,7 @@ class PcapngReader:
         self.section: Section | None = None
         self._source = source
         self._tally = tally
-        self._use(_LAYOUTS["little"])
+        self._use(LAYOUTS["little"])
         self._interfaces: list[Interface] = []
         self._last_ns = 0
         # Why the blocks of the present section cannot be understood, None where they can.
@@ -203,7 +123,7 @@ class PcapngReader:
             BlockType.INTERFACE_STATISTICS: self._statistics,
         }
 
-    def _use(self, layouts: _Layouts) -> None:
+    def _use(self, layouts: Layouts) -> None:
         self._layouts = layouts
         self._unpack_head = layouts.packet_head.unpack_from
 
@@ -234,10 +154,10 @@ class PcapngReader:
                     offset=offset,
                 )
             block = source.take(length, name)
-            self._check_trailer(block[-_TRAILER_BYTES:], length, source.offset)
+            self._check_trailer(block[-TRAILER_BYTES:], length, source.offset)
             try:
                 fields = self._layouts.bodies[block_type].read(
-                    block, HEADER_BYTES, length - _TRAILER_BYTES
+                    block, HEADER_BYTES, length - TRAILER_BYTES
                 )
             except RemoteProtocolError as error:
                 raise CaptureError(f"{name}: {error}", offset=offset + error.offset) from None
@@ -248,12 +168,12 @@ class PcapngReader:
     def _quick(self) -> CapturedPacket | None:
         """The packet of an ordinary enhanced packet block, None where the long way must decide."""
         source = self._source
-        have = source.available(_HEAD_BYTES)
-        if have < _HEAD_BYTES:
+        have = source.available(HEAD_BYTES)
+        if have < HEAD_BYTES:
             return None
         at = source.at
         kind, length, index, high, low, captured, original = self._unpack_head(source.buffer, at)
-        if kind != _ENHANCED_PACKET or not _HEAD_BYTES + captured < length <= MAX_RECORD_BYTES:
+        if kind != _ENHANCED_PACKET or not HEAD_BYTES + captured < length <= MAX_RECORD_BYTES:
             return None
         if have < length:
             if source.available(length) < length:
@@ -261,8 +181,8 @@ class PcapngReader:
             at = source.at
         buffer = source.buffer
         end = at + length
-        trailer_at = end - _TRAILER_BYTES
-        data_at = at + _HEAD_BYTES
+        trailer_at = end - TRAILER_BYTES
+        data_at = at + HEAD_BYTES
         data_end = data_at + captured
         options_at = data_end + -captured % 4
         options = self._lists.get(buffer[options_at:trailer_at])
@@ -298,16 +218,16 @@ class PcapngReader:
             # The number reads the same in both orders; the magic number behind the length tells.
             order = self._next_order(offset)
             if order != self._layouts.order:
-                self._use(_LAYOUTS[order])
+                self._use(LAYOUTS[order])
                 header = self._layouts.header.read(
                     source.buffer, source.at, source.at + HEADER_BYTES
                 )
         elif self.section is None:
             raise CaptureError("expected a section header block", offset=offset)
         length: int = header["block_total_length"]
-        if length < _LEAST_BYTES or length % 4:
+        if length < LEAST_BYTES or length % 4:
             raise CaptureError(
-                f"block length: expected at least {_LEAST_BYTES} and a multiple of 4, got {length}",
+                f"block length: expected at least {LEAST_BYTES} and a multiple of 4, got {length}",
                 offset=offset,
             )
         return header["block_type"], length
@@ -330,13 +250,13 @@ class PcapngReader:
         if repeated != length:
             raise CaptureError(
                 f"block trailer: expected the length {length} again, got {repeated}",
-                offset=end - _TRAILER_BYTES,
+                offset=end - TRAILER_BYTES,
             )
 
     def _skip(self, block_type: int, length: int) -> None:
         name = _BLOCK_NAMES.get(block_type, f"block of type {block_type:#x}")
-        self._source.skip(length - _TRAILER_BYTES, name)
-        trailer = self._source.take(_TRAILER_BYTES, name)
+        self._source.skip(length - TRAILER_BYTES, name)
+        trailer = self._source.take(TRAILER_BYTES, name)
         self._check_trailer(trailer, length, self._source.offset)
         self._tally.add(f"block of a {self._foreign}" if self._foreign else name)
 
@@ -367,7 +287,7 @@ class PcapngReader:
         fields = block.fields
         known, comments = self._options(block)
         for _comment in comments:
-            self._tally.add(f"option {_COMMENT} of {IDB_OPTIONS.name}")
+            self._tally.add(f"option {COMMENT} of {IDB_OPTIONS.name}")
         multiplier, divisor = _unit(known.get("if_tsresol", _DEFAULT_RESOLUTION))
         self._interfaces.append(
             Interface(
@@ -388,7 +308,7 @@ class PcapngReader:
         if len(known) + len(comments) == len(fields["options"]) and len(self._lists) < _LISTS_KEPT:
             # Nothing in it has to be counted each time.
             length = fields["captured_len"]
-            raw = block.raw[_HEAD_BYTES + length + -length % 4 : -_TRAILER_BYTES]
+            raw = block.raw[HEAD_BYTES + length + -length % 4 : -TRAILER_BYTES]
             if len(raw) <= _LIST_BYTES:
                 self._lists[raw] = flags, comments
         return self._packet(fields, interface, flags, comments)
@@ -445,13 +365,13 @@ class PcapngReader:
 
     def _options(self, block: _Block) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The used options of a block by name, of duplicates the first, and its comments."""
-        declared, used = _USED[block.type]
+        declared, used = USED[block.type]
         values: dict[str, Any] = {}
         comments: list[str] = []
         for number, value, _flags in block.fields["options"]:
             option = declared.by_number.get(number)
             name = option.name if option is not None else None
-            if name == _COMMENT:
+            if name == COMMENT:
                 comments.append(_text(value))
             elif name in used and name not in values:
                 values[name] = value

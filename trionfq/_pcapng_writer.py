@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from trionfq._codec import derive
 from trionfq._codec_derive import run_of
 from trionfq._errors import CaptureError
-from trionfq._pcapng import packet_head
+from trionfq._pcapng_layouts import packet_head
 from trionfq.schema import Attr
 from trionfq.schema.pcapng import (
     BLOCK,

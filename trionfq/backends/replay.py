@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from math import inf
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 import trio
 import trio.testing
@@ -23,6 +23,7 @@ import trio.testing
 from trionfq._arrivals import Arrivals
 from trionfq.backends._abc import QueueRow, Received
 from trionfq.backends._replay_feed import Feed
+from trionfq.backends._replay_time import RecordedTime, mock_clock
 from trionfq.backends._sent_check import SentCheck
 
 if TYPE_CHECKING:
@@ -30,13 +31,10 @@ if TYPE_CHECKING:
 
     from trionfq._arrivals import Arrival, Source
     from trionfq._transcript import Outcome
+    from trionfq.backends._replay_time import Pace
     from trionfq.backends._sent_check import Check
 
-Pace: TypeAlias = Literal["asked", "timed", "lockstep"]
-"""When recorded packets arrive: when they are asked for, at their times, or in lockstep."""
-
 _MAX_SEND_BYTES: Final = 8192
-_NS: Final = 1_000_000_000
 # Real seconds without any activity before a waiter believes that the run is idle. Not 0, so that a
 # test that itself waits for idleness is told first.
 _CUSHION_S: Final = 0.01
@@ -90,25 +88,14 @@ class ReplayBackend:
         seed: int = 0,
         patience_s: float = 2.0,
     ) -> None:
-        if pace not in ("asked", "timed", "lockstep"):
-            raise ValueError(f"pace: expected 'asked', 'timed' or 'lockstep', got {pace!r}")
-        sent_check = SentCheck(check, seed)
-        self._pace: Pace = pace
+        self._time = RecordedTime(pace)
+        self._check = SentCheck(check, seed)
+        self._feed = Feed(Arrivals(source, queue), self._check)
         self._patience_s = patience_s
-        self._feed = Feed(Arrivals(source, queue), sent_check)
-        self._check = sent_check
         self._closed = False
         self._waiting = False
         self._sleep: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        # The recorded times of the first packet and of the one that arrived last.
-        self._first_ns: int | None = None
-        self._last_ns: int | None = None
-        # A point of recorded time, and trio's time at it; both run on from there.
-        self._anchor_ns = 0
-        self._anchor_s = 0.0
-        # trio's time when the queue was bound, None before.
-        self._bound_at: float | None = None
         # In lockstep: the next packet may come.
         self._granted = False
         # How many packets were decided when no verdict could come any more.
@@ -156,12 +143,7 @@ class ReplayBackend:
         Pace "asked": that of the packet that came last. "timed": as trio's clock goes on from
         there. "lockstep": of the last packet; under a MockClock the clock goes on from there.
         """
-        if self._first_ns is None:
-            arrival = self._feed.peek()
-            self._first_ns = arrival.time_ns if arrival is not None else 0
-        if self._runs_by_the_clock():
-            return self._anchor_ns + round((trio.current_time() - self._anchor_s) * _NS)
-        return self._first_ns if self._last_ns is None else self._last_ns
+        return self._time.now_ns(self._feed.peek())
 
     async def wait_readable(self) -> None:
         """Wait until `receive_nowait` would give something; a checkpoint.
@@ -196,7 +178,7 @@ class ReplayBackend:
         """
         self._check_open()
         feed = self._feed
-        if self._pace == "timed":
+        if self._time.pace == "timed":
             self._let_arrive(None)
         elif not feed.waiting:
             # An answer comes alone, so that whoever waits for one is not given packets with it.
@@ -220,11 +202,11 @@ class ReplayBackend:
         """
         self._check_open()
         feed = self._feed
-        if self._pace == "timed":
+        if self._time.pace == "timed":
             self._let_arrive(None)
         feed.send(datagram, self.now_ns())
-        if self._bound_at is None and feed.queue is not None:
-            self._bind()
+        if not self._time.running and feed.queue is not None:
+            self._time.start(feed.peek())
         self._wake()
 
     def queues(self) -> list[QueueRow]:
@@ -264,19 +246,6 @@ class ReplayBackend:
 
     # -- arriving ------------------------------------------------------------------------------
 
-    def _runs_by_the_clock(self) -> bool:
-        """Whether recorded time goes on with trio's clock."""
-        if self._bound_at is None or self._pace == "asked" or not trio.lowlevel.in_trio_run():
-            return False
-        return self._pace == "timed" or _mock_clock() is not None
-
-    def _bind(self) -> None:
-        """The program has bound a queue: recorded time begins to run."""
-        self._anchor_ns = self.now_ns()
-        if trio.lowlevel.in_trio_run():
-            self._anchor_s = trio.current_time()
-        self._bound_at = self._anchor_s
-
     def _let_arrive(self, limit: int | None) -> None:
         """Let packets arrive that are due, at most `limit` of them."""
         feed = self._feed
@@ -285,30 +254,16 @@ class ReplayBackend:
             arrival = feed.peek()
             if arrival is None or feed.queue is None or not self._is_due(arrival):
                 return
-            self._last_ns = self._due_ns(arrival)
-            if self._granted:
-                self._granted = False
-                self._last_ns = max(self._last_ns, self.now_ns())
-                self._anchor_ns, self._anchor_s = self._last_ns, trio.current_time()
-            feed.deliver(self.now_ns())
+            self._granted = False
+            feed.deliver(self._time.move_to(arrival))
             count += 1
 
     def _is_due(self, arrival: Arrival) -> bool:
-        if self._pace == "asked":
+        if self._time.pace == "asked":
             return not self._feed.is_full or self._gave_up
-        if self._pace == "timed":
-            return self._due_s(arrival) <= trio.current_time()
+        if self._time.pace == "timed":
+            return self._time.due_s(arrival) <= trio.current_time()
         return self._granted
-
-    def _due_ns(self, arrival: Arrival) -> int:
-        """Recorded time at which a packet arrives: never before the one that came last."""
-        if self._last_ns is None:
-            return arrival.time_ns
-        return max(arrival.time_ns, self._last_ns + (self._pace == "lockstep"))
-
-    def _due_s(self, arrival: Arrival) -> float:
-        """Trio's time at which a packet arrives."""
-        return (self._bound_at or 0.0) + (self._due_ns(arrival) - (self._first_ns or 0)) / _NS
 
     # -- waiting -------------------------------------------------------------------------------
 
@@ -322,7 +277,7 @@ class ReplayBackend:
 
     def _is_over(self) -> bool:
         feed = self._feed
-        if self._bound_at is None or feed.waiting or feed.peek() is not None or feed.failure:
+        if not self._time.running or feed.waiting or feed.peek() is not None or feed.failure:
             return False
         return not feed.held or self._gave_up
 
@@ -349,10 +304,10 @@ class ReplayBackend:
         """Sleep until it is worth to look again; `_interrupt` cuts it short."""
         feed = self._feed
         arrival = feed.peek() if feed.queue is not None else None
-        if self._pace == "lockstep":
+        if self._time.pace == "lockstep":
             await self._step(arrival)
-        elif self._pace == "timed" and arrival is not None:
-            await trio.sleep_until(self._due_s(arrival))
+        elif self._time.pace == "timed" and arrival is not None:
+            await trio.sleep_until(self._time.due_s(arrival))
         elif feed.held:
             await self._watch()
         else:
@@ -371,7 +326,7 @@ class ReplayBackend:
         """Once all tasks are blocked, let happen what comes next: a timeout or a packet."""
         feed = self._feed
         await trio.testing.wait_all_tasks_blocked()
-        clock = _mock_clock()
+        clock = mock_clock()
         if clock is None:
             if arrival is not None:
                 self._granted = True
@@ -383,7 +338,7 @@ class ReplayBackend:
         now = trio.current_time()
         timeout = trio.lowlevel.current_statistics().seconds_to_next_deadline
         if arrival is not None:
-            ahead = self._due_s(arrival) - now
+            ahead = self._time.due_s(arrival) - now
             self._granted = ahead < timeout
             clock.jump(max(0.0, min(ahead, timeout)))
         elif feed.held:
@@ -413,11 +368,6 @@ class ReplayBackend:
             await trio.testing.wait_all_tasks_blocked(_CUSHION_S)
         if self._progress[0] == feed.decisions:
             self._gave_up_at = feed.decisions
-
-
-def _mock_clock() -> trio.testing.MockClock | None:
-    clock = trio.lowlevel.current_clock()
-    return clock if isinstance(clock, trio.testing.MockClock) else None
 
 
 def _something_may_wake_a_task() -> bool:
