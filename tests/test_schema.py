@@ -105,6 +105,21 @@ def test_padding_at_the_end_may_be_there_or_not() -> None:
     assert parse(shorter, order="little") == [text.record]
 
 
+def test_a_payload_is_padded_within_a_message_to_the_kernel_and_bare_in_one_from_it() -> None:
+    """Else tshark, which does not align, misses the message that follows in the datagram."""
+    verdict, packet = NAMED["verdict_with_mark_and_odd_payload"], NAMED["packet_with_odd_payload"]
+    assert len(verdict.datagram) % 4 == 0
+    assert verdict.datagram[0] == len(verdict.datagram)
+    assert len(packet.datagram) % 4
+    assert packet.datagram[0] == len(packet.datagram)
+    pair = build([verdict.record, verdict.record], order="little")
+    assert pair == verdict.datagram * 2
+    # Programs that leave the padding out are read, too.
+    bare = bytes([len(verdict.datagram) - 3]) + verdict.datagram[1:-3]
+    assert parse(bare, order="little") == [verdict.record]
+    assert parse(bare + b"\0\0\0" + verdict.datagram, order="little") == [verdict.record] * 2
+
+
 def test_padding_need_not_be_zero() -> None:
     example = NAMED["packet_with_odd_payload"]
     datagram = bytearray(example.datagram)

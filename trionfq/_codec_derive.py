@@ -145,9 +145,8 @@ def list_part(node: TagList, order: Order, path: str) -> ListPart:
         )
         for known in attributes.attributes
     }
-    bare = {known.number for known in attributes.attributes if not known.padded}
     header = run_of(node.framing.header, order, f"{path} -> header")
-    return ListPart(node.framing, header, parts, bare)
+    return ListPart(node.framing, header, parts, node.bare)
 
 
 class BlockPart(Part):

@@ -27,7 +27,7 @@ class ListPart(Part):
     """A list of numbered values to the end of its range."""
 
     def __init__(
-        self, framing: Framing, header: RunPart, parts: Mapping[int, Part], bare: set[int]
+        self, framing: Framing, header: RunPart, parts: Mapping[int, Part], bare: frozenset[int]
     ):
         self.framing = framing
         self.header = header
@@ -94,6 +94,11 @@ class ListPart(Part):
         length = size + self._sizes[1]
         fields = (number, length) if self._number_first else (length, number)
         return self.header.pack(*fields)
+
+    def tail(self, number: int, size: int) -> bytes:
+        """The padding behind such an element where it is the last."""
+        length = size + self._sizes[1]
+        return b"" if number in self._bare else bytes(-length % self.framing.align)
 
     def write(self, value: Any) -> bytes:
         if not isinstance(value, tuple | list):

@@ -96,8 +96,9 @@ class Template:
             header = attributes.head(number, len(payload))
         except error:
             raise LocalProtocolError(f"payload: {len(payload)} bytes are too many") from None
-        self._len.pack_into(message, self._len.at, len(message) + len(header) + len(payload))
-        return b"".join((message, header, payload))
+        whole = (message, header, payload, attributes.tail(number, len(payload)))
+        self._len.pack_into(message, self._len.at, sum(map(len, whole)))
+        return b"".join(whole)
 
     def pack_many(self, ids: Sequence[int]) -> bytes:
         """One message for each id, whose sequence number is the id as well, in one datagram.

@@ -5,7 +5,10 @@ The list is strict: whatever is not an element, whole and padded, is malformed. 
 lenient, as on the wire:
 
 - the padding of the last element may be missing altogether, since the kernel writes NFQA_PAYLOAD
-  in place and ends the message there (nfqnl_build_packet_message); cut in half it is malformed;
+  in place and ends the message there (nfqnl_build_packet_message); cut in half it is malformed.
+  Written, it is missing where the kernel leaves it out, and there only: other programs' libraries
+  count it into nlmsg_len, too (mnl_attr_put), and tshark looks for the next message of a datagram
+  where that says;
 - padding need not be zero: no receiver looks at it. It is not kept, and written as zeros.
 """
 
@@ -84,10 +87,20 @@ class TagList(Node):
     A number that the set does not know keeps its bytes. Order, duplicates and flag bits stay.
     """
 
-    def __init__(self, attributes: AttributeSet, framing: Framing):
+    def __init__(self, attributes: AttributeSet, framing: Framing, *, padded: bool = False):
+        """Declare a list.
+
+        Args:
+          attributes: what may be in it.
+          framing: how its elements are framed.
+          padded: whether even a last element that the kernel does not pad is written padded.
+        """
         super().__init__()
         self.attributes = attributes
         self.framing = framing
+        self.bare = frozenset(
+            known.number for known in attributes.attributes if not (known.padded or padded)
+        )
 
     def _parse(self, stream: Stream, context: Any, path: str) -> tuple[Attr, ...]:
         base = stream.tell()
@@ -150,8 +163,7 @@ class TagList(Node):
                 raise RefusedError(path, f"expected an Attr, got {type(element).__name__}")
             stream.write(bytes(pad))
             pad = self._build_element(element, stream, context, path)
-        last = self.attributes.by_number.get(obj[-1].number) if obj else None
-        if last is None or last.padded:
+        if obj and obj[-1].number not in self.bare:
             stream.write(bytes(pad))
         if obj and framing.end is not None:
             end = {"number": framing.end, "length": 0}
@@ -188,9 +200,9 @@ class TagList(Node):
         return padding(length, framing.align)
 
 
-def attribute_list(attributes: AttributeSet) -> TagList:
+def attribute_list(attributes: AttributeSet, *, padded: bool = False) -> TagList:
     """A list of netlink attributes."""
-    return TagList(attributes, NLATTR)
+    return TagList(attributes, NLATTR, padded=padded)
 
 
 def option_list(options: AttributeSet) -> TagList:

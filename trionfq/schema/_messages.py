@@ -31,7 +31,7 @@ from ._constructs import (
     take,
 )
 from ._lists import TagList, attribute_list
-from ._records import AnyMessage, ErrorMessage, Message, Operation, RawMessage
+from ._records import AnyMessage, Direction, ErrorMessage, Message, Operation, RawMessage
 from .nfnetlink import Subsystem, message_type
 
 if TYPE_CHECKING:
@@ -218,7 +218,8 @@ class MessageList(Node):
             )
         }
         for operation in operations:
-            body = OperationBody(operation, attribute_list(operation.attributes))
+            ours = operation.direction is Direction.TO_KERNEL
+            body = OperationBody(operation, attribute_list(operation.attributes, padded=ours))
             number = message_type(Subsystem.QUEUE, operation.number)
             self.kinds[number] = Kind(operation.name, Message, body)
         self.other = Kind("message", RawMessage, RawBody())

@@ -45,7 +45,8 @@ class Attribute:
       unit: unit of the value, ``""`` where it has none.
       doc: one line, what it means.
       source: the kernel header or function that says so.
-      padded: whether the sender pads it to four bytes where it is the last of its message.
+      padded: whether the kernel pads it to four bytes where it is the last of its message; what
+        goes to the kernel is always padded.
     """
 
     number: int
