@@ -184,11 +184,11 @@ class Link:
         """Tell the error handler what it has not been told; it may raise."""
         refusals = self.protocol.refusals
         while refusals:
-            error, packet = refusals.popleft()
-            if self.error_handler is not None:
-                self.error_handler(error, packet)
-            else:
-                _log.warning("queue %d: %s", self.number, error)
+            (self.error_handler or self.log)(*refusals.popleft())
+
+    def log(self, error: Exception, packet: Packet | None) -> None:  # noqa: ARG002
+        """What is done with an error where there is no error handler."""
+        _log.warning("queue %d: %s", self.number, error)
 
     @trio.lowlevel.enable_ki_protection
     def request(self, sequence: int, datagram: bytes) -> ErrorMessage | None:
@@ -322,15 +322,16 @@ class Link:
             return None
         failure = None if self.failure_seen else self.failure
         if self.failure is None:
-            self.row()
             try:
+                self.row()
                 self._outbox += self.protocol.end(policy, self.backend.max_send_bytes)
                 for datagram in self._outbox:
                     self.backend.send_nowait(datagram)
                 # One look, for the counters: answers that came, and packets that nobody read.
                 self.take(self.backend.receive_nowait(READ_AHEAD))
                 failure = self.protocol.failure
-            except (OSError, trio.ClosedResourceError) as error:
+            except Exception as error:
+                # Whatever a backend raises: the caller has a nursery to leave, and a socket open.
                 failure = error
         self.closed = True
         self._outbox.clear()

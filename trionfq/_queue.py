@@ -231,29 +231,36 @@ class Queue:
             an async handler is cancelled and the packet, held ones included, gets ``undecided``.
           error_handler: called with (exception, packet or None) for what a handler raised, for
             refused verdicts and undecodable messages; may decide the packet; may raise to end.
-            Without it, an exception of the handler ends `serve` and leaves as it was raised.
+            Without it, an exception of the handler ends `serve` and leaves as it was raised, and
+            the rest goes to the queue's error handler.
           task_status: for ``nursery.start``.
 
         Raises:
           ValueError: ``undecided`` is another verdict, or a number is not positive.
           trio.BusyResourceError: another task consumes this queue.
           trio.ClosedResourceError, trio.BrokenResourceError: as `receive`.
+          TypeError: the handler is a plain function that returns a coroutine or a generator.
           ExceptionGroup: several handlers raised at once.
         """
-        server = Server(self, handler, workers, undecided, deadline_s)
-        self._enter_exclusively("serve()")
         link, protocol = self._link, self._protocol
-        # Refusals are told to this handler, and undecodable messages get this policy, while it
-        # serves. Its workers count as inside, so the receive loop does not compete with them.
+        server = Server(
+            self,
+            handler,
+            workers,
+            undecided,
+            deadline_s,
+            error_handler,
+            error_handler or link.error_handler or link.log,
+        )
+        self._enter_exclusively("serve()")
+        # Undecodable messages get this policy, and packets of refused verdicts, while it serves.
         outer = link.error_handler, protocol.policy
-        link.error_handler = error_handler or link.error_handler
+        link.error_handler = server.refused
         protocol.policy = undecided
-        self._consumers += 1
         try:
             task_status.started()
-            await server.run(link.error_handler)
+            await server.run()
         finally:
-            self._consumers -= 1
             link.error_handler, protocol.policy = outer
             self._exclusive = None
 

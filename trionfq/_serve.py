@@ -3,13 +3,19 @@
 An async handler runs in standing workers, which all pull from the queue's read-ahead: a task a
 packet costs four times as much. With a deadline each worker keeps one cancel scope and moves its
 deadline, for the same reason.
+
+What handlers raise is kept and raised by `Server.run` when all workers have left, since a nursery
+would wrap it. It is kept apart from what the queue raises: a handler may have channels and streams
+of its own, whose end is not the queue's.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
-from collections import deque
+from heapq import heapify, heappop, heappush
+from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
     from trionfq._packet import Packet
     from trionfq._queue import Handler, Queue
 
+# Held packets are looked through for decided ones when there are twice as many, and this many more.
+_HELD_SLACK = 64
+
 
 class Server:
     """One call of `Queue.serve`."""
@@ -34,6 +43,8 @@ class Server:
         workers: int,
         undecided: Verdict,
         deadline_s: float | None,
+        on_error: ErrorHandler | None,
+        on_refusal: ErrorHandler,
     ) -> None:
         if workers < 1:
             raise ValueError(f"workers: expected at least 1, got {workers}")
@@ -46,24 +57,39 @@ class Server:
         self._workers = workers
         self._policy = plain_decision(undecided)
         self._deadline_s = deadline_s
-        self._on_error: ErrorHandler | None = None
-        self._raised: list[Exception] = []
-        # Held packets in the order of their deadlines; only where there is a deadline.
-        self._held: deque[tuple[float, Packet]] = deque()
-        self._something_held = trio.Event()
-
-    async def run(self, on_error: ErrorHandler | None) -> None:
-        """Serve until cancelled or the packets end; see `Queue.serve`."""
         self._on_error = on_error
+        self._on_refusal = on_refusal
+        self._stop: Callable[[], object] = lambda: None
+        self._raised: list[Exception] = []
+        self._queue_failure: Exception | None = None
+        # Held packets by their deadlines, a heap; only where there is a deadline.
+        self._held: list[tuple[float, int, Packet]] = []
+        self._most_held = _HELD_SLACK
+        self._count = count()
+        self._due_earlier = trio.Event()
+
+    async def run(self) -> None:
+        """Serve until cancelled or the packets end; see `Queue.serve`."""
         async with trio.open_nursery() as nursery:
+            self._stop = nursery.cancel_scope.cancel
             if self._deadline_s is not None:
                 nursery.start_soon(self._answer_overdue)
             await self._run_workers()
             nursery.cancel_scope.cancel()
-        if len(self._raised) == 1:
-            raise self._raised[0]
-        if self._raised:
-            raise ExceptionGroup("several handlers raised", self._raised)
+        errors = self._raised
+        if self._queue_failure is not None:
+            errors.append(self._queue_failure)
+        if errors:
+            error = (
+                errors[0] if len(errors) == 1 else ExceptionGroup("several handlers raised", errors)
+            )
+            # Raised where the caller may be busy with another exception, which is not its context.
+            context = error.__context__
+            try:
+                raise error
+            finally:
+                error.__context__ = context
+                del error, errors  # or their tracebacks keep them, and all packets of this frame
 
     async def _run_workers(self) -> None:
         if not _is_async(self._handler):
@@ -72,104 +98,165 @@ class Server:
         async with trio.open_nursery() as nursery:
             for number in range(self._workers):
                 name = f"trionfq queue {self._queue.number} worker {number}"
-                nursery.start_soon(self._until_end, self._work, nursery.cancel_scope, name=name)
+                nursery.start_soon(self._until_end, self._work, name=name)
 
-    async def _until_end(
-        self, work: Callable[[], Awaitable[None]], scope: trio.CancelScope | None = None
-    ) -> None:
-        """Run until the packets end or a handler raises; that exception is kept, not wrapped."""
+    async def _until_end(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run until the packets end; what is raised here is the queue's, in each worker again."""
         try:
             await work()
         except trio.EndOfChannel:
             return
         except Exception as error:
-            self._raised.append(error)
-            if scope is not None:
-                scope.cancel()
+            self._queue_failure = self._queue_failure or error
+            self._stop()
 
     async def _serve_sync(self) -> None:
         handler = self._handler
         queue = self._queue
-        while True:
+        deadline_s = self._deadline_s
+        due = math.inf
+        while not self._raised:
             for packet in queue.handing_out():
                 try:
+                    if deadline_s is not None:
+                        due = trio.current_time() + deadline_s
                     result = handler(packet)
-                    if result is not None and inspect.isawaitable(result):
-                        _close_coroutine(result)
+                    if result is not None:
+                        _refuse_unfinished(result)
                 except Exception as error:
-                    self._failed(packet, error)
+                    self._failed(packet, due, error)
                 except BaseException:
-                    self._leave(packet)
+                    self._leave(packet, due)
                     raise
-                if not packet.decided:
-                    self._leave(packet)
+                else:
+                    self._leave(packet, due)
+                if self._raised:
+                    return
             await queue.advance()
 
     async def _work(self) -> None:
-        """One worker: packet after packet, in one cancel scope until its deadline passes."""
+        """One worker, in one cancel scope after the other: a scope that was cancelled stays so."""
+        while not self._raised:
+            with trio.CancelScope() as scope:
+                await self._work_in(scope)
+
+    async def _work_in(self, scope: trio.CancelScope) -> None:
+        """Packet after packet, until a deadline passes."""
         handler = cast("Callable[[Packet], Awaitable[object]]", self._handler)
         queue = self._queue
         deadline_s = self._deadline_s
+        due = math.inf
         while True:
-            with trio.CancelScope() as scope:
-                while True:
-                    for packet in queue.handing_out():
-                        if deadline_s is not None:
-                            scope.deadline = trio.current_time() + deadline_s
-                        try:
-                            await handler(packet)
-                        except Exception as error:
-                            self._failed(packet, error)
-                        except BaseException:
-                            self._leave(packet, overdue=scope.cancel_called)
-                            raise
-                        if deadline_s is not None:
-                            scope.deadline = math.inf
-                        if not packet.decided:
-                            self._leave(packet)
-                    await queue.advance()
+            for packet in queue.handing_out():
+                try:
+                    if deadline_s is not None:
+                        due = scope.deadline = trio.current_time() + deadline_s
+                    await handler(packet)
+                except Exception as error:
+                    self._failed(packet, due, error)
+                except BaseException:
+                    self._leave(packet, due, overdue=scope.cancel_called)
+                    raise
+                else:
+                    self._leave(packet, due)
+                if self._raised:
+                    return
+                if deadline_s is not None:
+                    scope.deadline = math.inf
+                    # It passed unseen, between the handler's last wake-up and its end.
+                    if scope.cancel_called:
+                        return
+            await queue.advance()
 
-    def _failed(self, packet: Packet, error: Exception) -> None:
+    # -- what goes wrong -----------------------------------------------------------------------
+
+    def _failed(self, packet: Packet, due: float, error: Exception) -> None:
+        """Tell what a handler raised; without an error handler, that ends serving."""
         try:
             if self._on_error is None:
-                raise error
-            self._on_error(error, packet)
+                self._end_by(error)
+            else:
+                self._on_error(error, packet)
+        except Exception as another:
+            self._end_by(another)
         finally:
-            if not packet.decided:
-                self._leave(packet)
+            self._leave(packet, due)
 
-    def _leave(self, packet: Packet, *, overdue: bool = False) -> None:
+    def refused(self, error: Exception, packet: Packet | None) -> None:
+        """Tell of a refused verdict or an undecodable message; the queue's error handler meanwhile.
+
+        The handler of a refused packet has left it, so what the error handler leaves undecided
+        gets the policy.
+        """
+        try:
+            self._on_refusal(error, packet)
+        except Exception as another:
+            self._end_by(another)
+        finally:
+            if packet is not None:
+                due = math.inf
+                if self._deadline_s is not None:
+                    due = trio.current_time() + self._deadline_s
+                self._leave(packet, due)
+
+    def _end_by(self, error: Exception) -> None:
+        self._raised.append(error)
+        self._stop()
+
+    # -- packets that are left -----------------------------------------------------------------
+
+    @trio.lowlevel.enable_ki_protection
+    def _leave(self, packet: Packet, due: float, *, overdue: bool = False) -> None:
         """Decide what the handler did not, unless it holds the packet."""
         if packet.decided or not packet.usable:
             return
         if not packet.held or overdue:
             packet.settle(self._policy)
         elif self._deadline_s is not None:
-            self._held.append((trio.current_time() + self._deadline_s, packet))
-            self._something_held.set()
+            self._hold(packet, due)
 
+    def _hold(self, packet: Packet, due: float) -> None:
+        held = self._held
+        if len(held) >= self._most_held:
+            held[:] = [entry for entry in held if not entry[2].decided]
+            heapify(held)
+            self._most_held = 2 * len(held) + _HELD_SLACK
+        heappush(held, (due, next(self._count), packet))
+        if held[0][2] is packet:
+            self._due_earlier.set()
+
+    @trio.lowlevel.enable_ki_protection
     async def _answer_overdue(self) -> None:
         """Answer held packets whose deadline passes."""
+        held = self._held
         while True:
-            await self._something_held.wait()
-            while self._held:
-                deadline, packet = self._held[0]
-                await trio.sleep_until(deadline)
-                self._held.popleft()
+            self._due_earlier = trio.Event()
+            with trio.move_on_at(held[0][0] if held else math.inf):
+                await self._due_earlier.wait()
+            while held and held[0][0] <= trio.current_time():
+                packet = heappop(held)[2]
                 if not packet.decided and packet.usable:
                     packet.settle(self._policy)
-            self._something_held = trio.Event()
 
 
 def _is_async(handler: Any) -> bool:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004 - an object with an async __call__
     )
 
 
-def _close_coroutine(result: object) -> None:
-    if inspect.iscoroutine(result):
-        result.close()
-    raise TypeError(
-        "serve: the handler is a plain function but returned an awaitable; pass an async function"
-    )
+def _refuse_unfinished(result: object) -> None:
+    """Refuse what a plain function returned if its work would only begin now.
+
+    Raises:
+      TypeError: it is an awaitable or a generator.
+    """
+    if inspect.isawaitable(result) or inspect.isgenerator(result) or inspect.isasyncgen(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise TypeError(
+            "serve: the handler is a plain function but returned "
+            f"{type(result).__name__!r}, which nobody would run; pass an async function"
+        )
