@@ -352,9 +352,12 @@ class QueueProtocol:
         # A bad VLAN or L2HDR is found after the packet left the list; it is dropped
         # (nfqnl_recv_verdict), as is nothing else that is refused.
         gone = code == errno.EINVAL and told is not None and told.bridge
-        if packet is not None and not gone:
-            packet.reopen()
-            self._undecided[packet.id] = packet
+        if not gone:
+            # Where no refusal was expected only the id is known, but it must be in the ledger all
+            # the same, or a closing accept counts from a later id and answers nothing.
+            if packet is not None:
+                packet.reopen()
+            self._undecided[answer.seq] = packet
             self._in_order = False
         error = VerdictRefusedError(
             code,

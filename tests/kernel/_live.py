@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import trio
 
-from trionfq import Packet, Queue
+from trionfq import NetlinkBackend, Packet, Queue, schema
 
 from .harness import Namespace, drain, in_user_namespace, receive
 
@@ -98,8 +98,10 @@ class Udp:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.sender = sender.socket(family, socket.SOCK_DGRAM)
         self.sender.settimeout(PATIENCE_S)
-        # What a queue holds stays charged to the sender; twice the limit is 550 small packets.
+        # Twice the machine's limit is room for 550 small packets, in the receiver and on the way:
+        # what a queue holds stays charged to the sender.
         self.sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        self.receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
 
     def send(self, *datagrams: bytes) -> None:
         """Send datagrams, in order."""
@@ -113,6 +115,39 @@ class Udp:
     def waiting(self) -> list[bytes]:
         """The datagrams that have arrived and were not received."""
         return drain(self.receiver)
+
+
+class Behind:
+    """A netlink socket behind something that does as it does, but for what a subclass changes."""
+
+    def __init__(self, inner: NetlinkBackend) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class Listening(Behind):
+    """Notes what is sent.
+
+    Attributes:
+      sent: every datagram.
+    """
+
+    def __init__(self, inner: NetlinkBackend) -> None:
+        super().__init__(inner)
+        self.sent: list[bytes] = []
+
+    def send_nowait(self, datagram: bytes) -> None:
+        self.sent.append(datagram)
+        self.inner.send_nowait(datagram)
+
+    def messages(self) -> list[list[schema.Message]]:
+        """The messages of each datagram."""
+        return [
+            [message for message in schema.parse(datagram) if isinstance(message, schema.Message)]
+            for datagram in self.sent
+        ]
 
 
 def raw_udp(

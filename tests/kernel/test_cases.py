@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Any
 
 import pytest
 import trio
@@ -33,6 +32,7 @@ from ._live import (
     LOSE_PRIVILEGE,
     PORT,
     RUN_UNTIL_INTERRUPTED,
+    Listening,
     Udp,
     data_of,
     end_of,
@@ -99,31 +99,14 @@ async def test_a_refused_bind_tells_its_cause_and_cure(ns: Namespace) -> None:
     assert output.count("\n") == 1
 
 
-class Listening:
-    """A netlink socket that notes what is sent."""
-
-    def __init__(self, inner: NetlinkBackend) -> None:
-        self._inner = inner
-        self.sent: list[bytes] = []
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
-
-    def send_nowait(self, datagram: bytes) -> None:
-        self.sent.append(datagram)
-        self._inner.send_nowait(datagram)
-
-
 async def test_no_obsolete_command_is_sent(ns: Namespace) -> None:
     """D01: older libraries died in PF_UNBIND."""
     backend = Listening(NetlinkBackend(namespace=ns.name))
     async with open_queue(0, backend=backend) as queue:
         queue.configure(max_len=5)
-    commands = []
-    for datagram in backend.sent:
-        [message] = schema.parse(datagram)
-        assert isinstance(message, schema.Message)
-        commands.append(schema.by_name(NFQA_CFG, message.attributes).get("cmd"))
+    commands = [
+        schema.by_name(NFQA_CFG, message.attributes).get("cmd") for [message] in backend.messages()
+    ]
     assert commands == [
         {"command": ConfigCommand.BIND, "pad": 0, "pf": 0},
         None,

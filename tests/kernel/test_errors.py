@@ -31,6 +31,7 @@ from ._live import (
     LOSE_PRIVILEGE,
     PATIENCE_S,
     PORT,
+    Behind,
     Udp,
     end_of,
     line_of,
@@ -103,28 +104,25 @@ async def test_a_socket_that_has_bound_the_queue_already_is_told_so(ns: Namespac
         assert caught.value.owner_portid == first.port_id
 
 
-class Deaf:
-    """A netlink socket whose first answers are lost, and whose /proc may be barred."""
+class Deaf(Behind):
+    """Loses its first answers, and has a table in /proc that may be barred."""
 
     def __init__(self, inner: NetlinkBackend, losses: int, barred: bool) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._losses = losses
         self._barred = barred
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
 
     def receive_nowait(self, limit: int) -> Received:
         if self._losses:
             self._losses -= 1
-            assert self._inner.receive_nowait(limit).datagrams
+            assert self.inner.receive_nowait(limit).datagrams
             return Received([])
-        return self._inner.receive_nowait(limit)
+        return self.inner.receive_nowait(limit)
 
     def queues(self) -> Any:
         if self._barred:
             raise PermissionError(errno.EACCES, "barred")
-        return self._inner.queues()
+        return self.inner.queues()
 
 
 @pytest.mark.parametrize("barred", [False, True])
@@ -364,20 +362,15 @@ async def test_settings_can_be_changed_while_bound(ns: Namespace) -> None:
 # --- a socket that breaks -------------------------------------------------------------------------
 
 
-class Breaking:
-    """A netlink socket that takes no more datagrams once it is told so."""
+class Breaking(Behind):
+    """Takes no more datagrams once it is told so."""
 
-    def __init__(self, inner: NetlinkBackend) -> None:
-        self._inner = inner
-        self.broken = False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._inner, name)
+    broken = False
 
     def send_nowait(self, datagram: bytes) -> None:
         if self.broken:
             raise OSError(errno.ECONNREFUSED, "Connection refused")
-        self._inner.send_nowait(datagram)
+        self.inner.send_nowait(datagram)
 
 
 async def test_a_socket_that_breaks_tells_every_waiter_and_no_one_twice(ns: Namespace) -> None:
