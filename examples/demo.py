@@ -29,7 +29,7 @@ NOTES = CAPTURE.with_suffix(".toml")
 LIVE = Path(__file__).with_name("demo_live.py")
 
 PROTOCOLS = {1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6"}
-VERDICT_BITS = 0xFFFF  # above them stands the queue of a requeue
+VERDICT_BITS = 0xFF  # above them stand the queue of a requeue, and flags
 
 # Debian keeps iptables off an ordinary user's PATH.
 PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
