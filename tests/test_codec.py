@@ -725,3 +725,24 @@ def test_many_datagrams_of_one_layout_are_proved_at_once_and_only_those():
     for other in others:
         assert other not in alike
         assert reader.uniform([alike[0], other]) is None
+
+
+def test_a_template_can_vary_the_verdict_too():
+    template = Template(verdict(0, 1))
+    codes = [0, 1, 0x90003]
+    assert decode(template.pack_many([5, 6, 7], codes)) == [
+        verdict(i, code) for i, code in zip([5, 6, 7], codes, strict=True)
+    ]
+    with pytest.raises(LocalProtocolError):
+        template.pack_many([1, 2], [1])
+    with pytest.raises(LocalProtocolError):
+        template.pack_many([1], [2**32])
+    packet = Template(decode(make_packet())[0], field=("packet_hdr", "packet_id"))
+    with pytest.raises(LocalProtocolError, match="has none"):
+        packet.pack_many([1], [1])
+
+
+def verdict(packet_id: int, code: int) -> Message:
+    number = nfqueue.NFQA.by_name["verdict_hdr"].number
+    header = Attr(number, {"verdict": code, "id": packet_id})
+    return Message(0x301, 1, packet_id, 0, 0, 0, 3, (header,))

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # A u32 as array and memoryview know it.
 _WORD: Final = "I"
 _WORD_BYTES = array(_WORD).itemsize
+_VERDICT_HDR: Final = "verdict_hdr"
 
 
 class Template:
@@ -51,7 +52,7 @@ class Template:
         *,
         order: Order = HOST_ORDER,
         schema: Schema = SCHEMA,
-        field: tuple[str, str] = ("verdict_hdr", "id"),
+        field: tuple[str, str] = (_VERDICT_HDR, "id"),
     ):
         datagram = derived(schema, order)
         sample = datagram.encode([message])
@@ -60,7 +61,12 @@ class Template:
             raise LocalProtocolError(f"type {message.type}: expected an operation of the schema")
         header, self._body = datagram.header, kind.body
         self._len, self._seq = (_Slot(header.offsets[n], header.leaf(n)) for n in ("len", "seq"))
-        self._id = _field_slot(kind.body, header.size + kind.body.header.size, sample, field)
+        start = header.size + kind.body.header.size
+        self._id = _field_slot(kind.body, start, sample, field)
+        # What a template that is no verdict has not.
+        self._code = self._id
+        if field[0] == _VERDICT_HDR:
+            self._code = _field_slot(kind.body, start, sample, (field[0], "verdict"))
         self._sample = sample
         self._tail = padding(len(sample), NLMSG_ALIGNTO)
         self._padded = sample + bytes(self._tail)
@@ -100,23 +106,32 @@ class Template:
         self._len.pack_into(message, self._len.at, sum(map(len, whole)))
         return b"".join(whole)
 
-    def pack_many(self, ids: Sequence[int]) -> bytes:
+    def pack_many(self, ids: Sequence[int], codes: Sequence[int] | None = None) -> bytes:
         """One message for each id, whose sequence number is the id as well, in one datagram.
 
+        Args:
+          ids: packet ids.
+          codes: a verdict for each, None where all have the sample's.
+
         Raises:
-          LocalProtocolError: an id is no u32.
+          LocalProtocolError: an id or a verdict is no u32, or there is not one verdict an id.
         """
-        try:
-            plain = array(_WORD, ids)
-        except (OverflowError, TypeError) as problem:
-            raise LocalProtocolError(f"packet id: {problem}") from None
-        swapped = plain[:]
-        swapped.byteswap()
-        datagram = bytearray(self._padded * len(plain))
+        datagram = bytearray(self._padded * len(ids))
+        columns = [(self._seq, ids), (self._id, ids)]
+        if codes is not None and self._code is self._id:
+            raise LocalProtocolError("verdicts: the message has none")
+        if codes is not None:
+            columns.append((self._code, codes))
         stride = self.size // _WORD_BYTES
         with memoryview(datagram) as octets, octets.cast(_WORD) as words:
-            for slot in (self._seq, self._id):
-                words[slot.word :: stride] = swapped if slot.swapped else plain
+            try:
+                for slot, values in columns:
+                    column = array(_WORD, values)
+                    if slot.swapped:
+                        column.byteswap()
+                    words[slot.word :: stride] = column
+            except (OverflowError, TypeError, ValueError) as problem:
+                raise LocalProtocolError(f"packet id or verdict: {problem}") from None
         if self._tail:
             del datagram[-self._tail :]
         return bytes(datagram)
