@@ -26,7 +26,7 @@ PAINTED = [b"the sky is orange", b"grass is green", b"orange, red and orange aga
 LETTER = b"a letter, sent by TCP and left alone\n"
 PINGS = 2
 NO_ANSWER_S = 0.3
-PATIENCE_S = 5.0
+PATIENCE_S = 20.0
 
 
 class Host:

@@ -12,7 +12,15 @@ import pytest
 from fixtures.policies import POLICIES
 from fixtures.recipes import RECIPES
 from fixtures.totals import Totals
-from trionfq import CopyMode, QueueFlags, ReplayBackend, Verdict, open_queue, schema
+from trionfq import (
+    CopyMode,
+    LocalProtocolError,
+    QueueFlags,
+    ReplayBackend,
+    Verdict,
+    open_queue,
+    schema,
+)
 from trionfq._codec import PacketReader, decode, encode
 from trionfq.captures import Outcome, Record, open_capture, transcript
 from trionfq.schema import Message
@@ -149,6 +157,33 @@ def test_schema_and_codec_read_and_write_every_datagram_alike(name: str) -> None
         )
         if shape is not None:
             assert [shape.message(datagram)] == messages
+
+
+async def test_a_packet_that_was_only_described_says_so_when_its_payload_is_asked_for() -> None:
+    backend = ReplayBackend(FOLDER / "meta.pcapng")
+    async with open_queue(0, backend=backend, copy_mode=CopyMode.META) as queue:
+        async for packet in queue:
+            for ask in ("payload", "ip", "original_length"):
+                with pytest.raises(LocalProtocolError, match=r"copy_mode=CopyMode\.PACKET"):
+                    getattr(packet, ask)
+            with pytest.raises(LocalProtocolError, match=r"copy_mode=CopyMode\.PACKET"):
+                packet.payload = bytes(40)
+            assert not packet.truncated
+            assert packet.outdev_name == "va"
+            packet.accept()
+
+
+async def test_more_than_was_recorded_is_not_given_but_counted() -> None:
+    backend = ReplayBackend(FOLDER / "truncated.pcapng")
+    async with open_queue(0, backend=backend) as queue:
+        async for packet in queue:
+            assert len(packet.payload) <= 64
+            if packet.truncated:
+                with pytest.raises(LocalProtocolError, match="copied only in part"):
+                    packet.payload = packet.payload
+            packet.accept()
+    cut = notes("truncated")["expected"]["truncated"]
+    assert list(backend.shortfalls.values()) == [cut]
 
 
 @EACH

@@ -324,7 +324,12 @@ class Packet(PacketAttributes):
 
     @property
     def original_length(self) -> int:
-        """Length of the whole packet in bytes, however much of it was copied."""
+        """Length of the whole packet in bytes, however much of it was copied.
+
+        Raises:
+          LocalProtocolError: the queue's copy mode gives no payload; the kernel then does not tell
+            the length either (nfqnl_build_packet_message).
+        """
         cap_len = self.cap_len
         return len(self._copied()) if cap_len is None else cap_len
 
