@@ -16,7 +16,7 @@ from trionfq._errors import (
     VerdictRefusedError,
 )
 from trionfq._protocol import QueueConfig, QueueProtocol
-from trionfq._verdict import Verdict
+from trionfq._verdict import Verdict, plain_decision
 from trionfq.schema import ErrorMessage, Message, attr, by_name
 from trionfq.schema.netlink import MessageFlags
 from trionfq.schema.nfqueue import NFQA, NFQA_CFG, ConfigCommand, CopyMode, MessageType, QueueFlags
@@ -442,10 +442,58 @@ def test_ledger_of_the_other_process_keeps_its_packets_from_being_swept():
     for packet in packets:
         packet.accept()
     assert [(k, i) for k, i, _, _ in sent(protocol)[0]] == [("one", 20), ("one", 21)]
-    from trionfq._verdict import plain_decision
-
     assert protocol.decide_up_to(19, plain_decision(Verdict.DROP)) == 2
     assert sent(protocol) == [[("batch", 19, 0, {})]]
+
+
+def test_a_ledger_in_any_order_keeps_its_packets_from_being_swept():
+    protocol, _ = machine(1, first=20, inherited=True, ledger=(19, 16, 17, 18))
+    told = plain_decision(Verdict.DROP)
+    protocol.decide_id(17, told)
+    protocol.decide_id(18, told)
+    assert [(k, i) for k, i, _, _ in sent(protocol)[0]] == [("one", 17), ("one", 18)]
+    assert protocol.undecided_ids == [16, 19, 20]
+    assert protocol.last_id == 20
+
+
+def test_a_ledger_is_in_order_across_the_wrap():
+    protocol, _ = machine(inherited=True, ledger=(2, 2**32 - 1))
+    assert protocol.last_id == 2
+    assert protocol.undecided_ids == [2**32 - 1, 2]
+
+
+def test_what_the_other_process_has_decided_is_not_lost():
+    protocol, _ = machine(1, first=30, inherited=True, ledger=[17, 19])
+    assert protocol.counts.packets_lost == 0
+    protocol.receive([arrival(33)])
+    assert protocol.counts.packets_lost == 2
+    protocol, _ = machine(1, first=20, inherited=True, ledger=[17, 19])
+    protocol.receive([arrival(23)])
+    assert protocol.counts.packets_lost == 2
+
+
+@pytest.mark.parametrize("ledger", [None, [5]])
+def test_what_is_no_packet_id_is_refused_before_it_could_break_a_flush(ledger):
+    protocol, _ = machine(inherited=True, ledger=ledger)
+    told = plain_decision(Verdict.ACCEPT)
+    for decide in (protocol.decide_id, protocol.decide_up_to):
+        for wrong in (-1, 2**32):
+            with pytest.raises(LocalProtocolError, match="packet id: expected 0 to 0xffffffff"):
+                decide(wrong, told)
+        with pytest.raises(TypeError, match="packet id: expected an integer, got str"):
+            decide("7", told)
+    assert not protocol.pending
+
+
+def test_a_late_answer_is_not_kept_for_ever():
+    protocol, _ = machine()
+    request = (32, MessageType.CONFIG, 5, 0, 0)
+    for _ in range(5):
+        sequence, _ = protocol.reconfigure(protocol.config)
+        for late in range(sequence + 1):
+            answer = ErrorMessage(MessageFlags.CAPPED, late, 99, 0, request, b"", ())
+            protocol.receive([schema.build([answer])])
+    assert list(protocol.answers) == [sequence]
 
 
 def closing(protocol, policy):

@@ -52,6 +52,7 @@ class Batches:
     def __aiter__(self) -> Self:
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Batch:
         try:
             return await self._queue.next_batch()

@@ -54,6 +54,7 @@ class Link:
       ended: a replay has come to its end.
       closed: the binding was ended by us.
       reading: a task waits for the socket.
+      answers_lost: see `Statistics`.
       overruns: see `Statistics`.
       truncated: likewise.
       foreign: likewise.
@@ -75,6 +76,7 @@ class Link:
         self.ended = False
         self.closed = False
         self.reading = False
+        self.answers_lost = 0
         self.overruns = 0
         self.truncated = 0
         self.foreign = 0
@@ -99,6 +101,7 @@ class Link:
 
     # -- reading -------------------------------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     async def wait_for_packets(self) -> None:
         """Read until the read-ahead has something; not a checkpoint where it can be had at once.
 
@@ -141,6 +144,7 @@ class Link:
         finally:
             self.reading = False
 
+    @trio.lowlevel.enable_ki_protection
     def pass_on(self) -> None:
         """Wake a task for each packet that is left, or one to do the reading."""
         if self._waiters:
@@ -153,14 +157,24 @@ class Link:
         if limit <= 0:
             return
         try:
-            received = self.backend.receive_nowait(limit)
-        except (OSError, trio.ClosedResourceError) as error:
+            count = self.take(self.backend.receive_nowait(limit))
+        except Exception as error:
             self.fail(error)
             return
-        if self.take(received) >= limit:
+        if count >= limit:
             self._drain_limit = min(READ_AHEAD, 2 * self._drain_limit)
-        else:
+        # An answer is there when its verdict was sent, so a verdict still to be sent has none.
+        if self.protocol.unsettled and not self._outbox:
+            self._settle(emptied=count < limit)
+
+    def _settle(self, *, emptied: bool) -> None:
+        """See to it that refusable verdicts do not count as undecided for longer than they must."""
+        if emptied:
             self.protocol.settled()
+        elif not self.protocol.settling and (row := self.row()) is not None:
+            # Under load the socket may never be empty, but packets that the kernel numbers from
+            # now on stand behind every answer.
+            self.protocol.settle_after(row.id_sequence)
 
     def shorten_drains(self) -> None:
         """Read less at a time: the consumer is slow, and what it sits on nobody else gets."""
@@ -180,11 +194,12 @@ class Link:
             self.fail(self.protocol.failure)
         return len(received.datagrams) + received.truncated + received.foreign
 
+    @trio.lowlevel.enable_ki_protection
     def report(self) -> None:
         """Tell the error handler what it has not been told; it may raise."""
         refusals = self.protocol.refusals
         while refusals:
-            (self.error_handler or self.log)(*refusals.popleft())
+            _call(self.error_handler or self.log, *refusals.popleft())
 
     def log(self, error: Exception, packet: Packet | None) -> None:  # noqa: ARG002
         """What is done with an error where there is no error handler."""
@@ -195,27 +210,50 @@ class Link:
         """Send a configuration request and read until its answer, keeping packets that come.
 
         Answers come in order and the kernel delivers at most max_len undecided packets, so this
-        ends. Returns None where the socket ran empty first: the answer was lost.
+        ends. Returns None where the socket ran empty first: the answer was lost; or where memory
+        was short, so that nothing was sent.
 
         Raises:
           OSError, trio.ClosedResourceError: the backend is unusable.
         """
-        self.backend.send_nowait(datagram)
-        while True:
+        try:
+            self.backend.send_nowait(datagram)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return None
+        answer = None
+        count = 1
+        while answer is None and count:
             count = self.take(self.backend.receive_nowait(READ_AHEAD))
             answer = self.protocol.answers.pop(sequence, None)
-            if answer is not None or not count:
-                return answer
+        if self.ahead or self.protocol.refusals:
+            self._wake_readers()
+        return answer
+
+    def _wake_readers(self) -> None:
+        """Have somebody look, since what was read here wakes nobody any more.
+
+        A task that waits for the socket wakes only if there is something to be read, so the kernel
+        is asked for an answer. (A cancel scope around each wait would cost more than the rest of
+        it: 23 us, measured.)
+        """
+        if self.reading:
+            self._outbox.append(self.protocol.nudge())
+        self.pass_on()
 
     # -- sending -------------------------------------------------------------------------------
 
     @trio.lowlevel.enable_ki_protection
     def flush(self) -> None:
-        """Send the verdicts that wait."""
-        if self.protocol.pending:
-            self._outbox += self.protocol.flush(self.backend.max_send_bytes)
-        if self._outbox and not self._retrying:
-            self._send()
+        """Send the verdicts that wait; never raises, since what goes wrong breaks the queue."""
+        try:
+            if self.protocol.pending:
+                self._outbox += self.protocol.flush(self.backend.max_send_bytes)
+            if self._outbox and not self._retrying:
+                self._send()
+        except Exception as error:
+            self.fail(error)
 
     @property
     def unsent(self) -> bool:
@@ -223,36 +261,35 @@ class Link:
         return self.protocol.pending or bool(self._outbox)
 
     def _send(self) -> None:
+        try:
+            self._send_or_raise()
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            self._retrying = True
+            self._soon(self._start_retrying)
+
+    def _send_or_raise(self) -> None:
+        """Send all that waits; what is too long goes in pieces."""
         outbox = self._outbox
         while outbox:
             try:
                 self.backend.send_nowait(outbox[0])
-            except (OSError, trio.ClosedResourceError) as error:
-                if not self._send_failed(error):
-                    return
+            except OSError as error:
+                pieces = split(outbox[0]) if error.errno == errno.EMSGSIZE else []
+                if len(pieces) < 2:
+                    raise
+                outbox.popleft()
+                half = len(pieces) // 2
+                outbox.extendleft(b"".join(part) for part in (pieces[half:], pieces[:half]))
             else:
                 outbox.popleft()
-
-    def _send_failed(self, error: Exception) -> bool:
-        """Whether to go on sending."""
-        code = error.errno if isinstance(error, OSError) else None
-        if code == errno.ENOBUFS:
-            self._retrying = True
-            self._soon(self._start_retrying)
-            return False
-        pieces = split(self._outbox[0]) if code == errno.EMSGSIZE else []
-        if len(pieces) < 2:
-            self.fail(error)
-            return False
-        self._outbox.popleft()
-        half = len(pieces) // 2
-        self._outbox.extendleft(b"".join(part) for part in (pieces[half:], pieces[:half]))
-        return True
 
     def _start_retrying(self) -> None:
         if self._nursery is not None and not self.closed:
             self._nursery.start_soon(self._retry)
 
+    @trio.lowlevel.enable_ki_protection
     async def _retry(self) -> None:
         await trio.sleep(_RETRY_S)
         self._retrying = False
@@ -289,23 +326,30 @@ class Link:
     def fail(self, error: BaseException) -> None:
         """Make the queue unusable, and have whoever waits told."""
         if self.failure is None and not self.closed:
-            self.row()
+            with suppress(Exception):
+                self.row()
             self.failure = error
             self.protocol.release()
             self._outbox.clear()
+            # No verdict of theirs would reach the kernel any more.
+            self.ahead.take_all()
             self._soon(self._wake_all)
 
     def _wake_all(self) -> None:
-        self.backend.close()
+        try:
+            self.backend.close()
+        except Exception:
+            # In the scheduler, where an exception would end the whole run.
+            _log.exception("queue %d: closing its backend failed", self.number)
         self._waiters.unpark_all()
 
     def row(self) -> QueueRow | None:
-        """Our row of /proc; after the end, the last one seen."""
+        """Our row of /proc; after the end, the last one seen. Counts lost answers besides."""
         if not self.closed and self.failure is None:
             # A namespace that is gone, or a backend that broke, has no rows; that is no error.
             with suppress(OSError, trio.ClosedResourceError):
                 port_id = self.backend.port_id
-                self._last_row = next(
+                self._last_row = row = next(
                     (
                         row
                         for row in self.backend.queues()
@@ -313,6 +357,8 @@ class Link:
                     ),
                     None,
                 )
+                if row is not None:
+                    self.answers_lost = max(0, self.backend.socket_drops() - row.user_dropped)
         return self._last_row
 
     @trio.lowlevel.enable_ki_protection
@@ -325,8 +371,7 @@ class Link:
             try:
                 self.row()
                 self._outbox += self.protocol.end(policy, self.backend.max_send_bytes)
-                for datagram in self._outbox:
-                    self.backend.send_nowait(datagram)
+                self._send_or_raise()
                 # One look, for the counters: answers that came, and packets that nobody read.
                 self.take(self.backend.receive_nowait(READ_AHEAD))
                 failure = self.protocol.failure
@@ -337,9 +382,18 @@ class Link:
         self._outbox.clear()
         self.ahead.take_all()
         self.protocol.release()
-        self.backend.close()
+        try:
+            self.backend.close()
+        except Exception as error:
+            failure = failure or error
         self._waiters.unpark_all()
         return failure
+
+
+@trio.lowlevel.disable_ki_protection
+def _call(handler: ErrorHandler, error: Exception, packet: Packet | None) -> None:
+    """Call what is the program's, which Ctrl-C may interrupt whoever calls it."""
+    handler(error, packet)
 
 
 for _method in (
@@ -355,5 +409,7 @@ for _method in (
     QueueProtocol.decide,
     QueueProtocol.decide_id,
     QueueProtocol.decide_up_to,
+    QueueProtocol.settled,
+    QueueProtocol.put_in_order,
 ):
     trio.lowlevel.enable_ki_protection(_method)

@@ -136,7 +136,10 @@ class QueueManager:
 
     A class, not a generator around a nursery: a nursery would wrap the block's exception in a
     group. The receive loop never raises into the nursery, so what the nursery raises on leaving
-    can only be its own cancellation.
+    can only be its own cancellation, or a KeyboardInterrupt.
+
+    Protected from that, for an interrupt between binding and entering would leave a queue that
+    nobody closes, and one on leaving a nursery that nobody leaves.
     """
 
     def __init__(
@@ -162,6 +165,7 @@ class QueueManager:
         self._queue: Queue | None = None
         self._nursery_manager = trio.open_nursery()
 
+    @trio.lowlevel.enable_ki_protection
     async def __aenter__(self) -> Queue:
         if self._queue is not None:
             raise RuntimeError("this open_queue() was entered before; call it again")
@@ -173,6 +177,7 @@ class QueueManager:
         queue.attach(nursery)
         return queue
 
+    @trio.lowlevel.enable_ki_protection
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,
@@ -182,16 +187,20 @@ class QueueManager:
         queue = self._queue
         assert queue is not None
         failure = queue.close(normally=exc is None)
+        interrupt: BaseException | None = None
         try:
             self._nursery_cancel()
             await self._nursery_manager.__aexit__(None, None, None)
-        except BaseExceptionGroup as group:
-            # Cancelled may come from outside too; the next checkpoint raises that again.
-            _cancelled, other = group.split(trio.Cancelled)
-            if other is not None:
-                raise other.exceptions[0] from None
         except trio.Cancelled:
-            pass
+            pass  # from outside; the next checkpoint raises it again
+        except BaseExceptionGroup as group:
+            # A KeyboardInterrupt, of this task or of an error handler that the receive loop called.
+            _cancelled, others = group.split(trio.Cancelled)
+            if others is not None:
+                interrupt = others.exceptions[0] if len(others.exceptions) == 1 else others
+        if interrupt is not None:
+            # Outside of the handler, so that its context is the block's exception, not the group.
+            raise interrupt
         if failure is not None and exc is None:
             raise failure
 

@@ -64,6 +64,8 @@ _PLAIN_ACCEPT = plain_decision(Verdict.ACCEPT)
 _VERDICT_TYPES = frozenset({MessageType.VERDICT, MessageType.VERDICT_BATCH})
 _TEMPLATES_KEPT = 256
 _UNDECODABLE_KEPT = 16
+# Sequence number of requests whose answer nobody waits for; `QueueProtocol` counts from 1.
+_UNASKED = 0
 
 
 class QueueConfig(NamedTuple):
@@ -141,7 +143,7 @@ class QueueProtocol:
       failure: why the queue is unusable, None while it works.
       refusals: what an error handler has yet to be told.
       undecodable: the last messages that contradicted the schema.
-      answers: errors of configuration requests by sequence number, until taken.
+      answers: the answer to the last configuration request by its sequence number, until taken.
       accept: takes a packet for a plain accept; the caller has checked it.
       interface_name: looks up a device's name.
       ended_error: makes the exception for a verdict after the binding ended.
@@ -176,7 +178,9 @@ class QueueProtocol:
         self._explicit: list[bytes] = []
         self._undecided: dict[int, Packet | None] = {}
         self._unsettled: dict[int, tuple[Packet | None, Decision]] = {}
-        self._in_order = True
+        self._settling: tuple[int, dict[int, tuple[Packet | None, Decision]]] | None = None
+        self._in_order = not ledger
+        self._closing: frozenset[int] = frozenset()
         # A packet is always delivered into an empty receive buffer, so nothing is lost before the
         # first one that is read, and its id is where counting starts.
         self._last_id: int | None = None
@@ -187,7 +191,10 @@ class QueueProtocol:
         self._templates: dict[tuple[int, int, tuple[Attr, ...]], Template] = {}
         for packet_id in ledger or ():
             self._undecided[packet_id] = None
-            self._last_id = packet_id
+            if self._last_id is None or id_after(packet_id, self._last_id):
+                self._last_id = packet_id
+        # What the other process has read behind its last undecided packet is not lost.
+        self._counts_gaps = not inherited
 
     # -- set-up --------------------------------------------------------------------------------
 
@@ -207,11 +214,20 @@ class QueueProtocol:
         return self._config_request(*_settings(config, every_flag=True))
 
     def _config_request(self, *attributes: Attr) -> tuple[int, bytes]:
-        self._sequence = (self._sequence + 1) & ID_MASK
+        self._sequence = (self._sequence + 1) & ID_MASK or 1
+        self.answers.clear()
         message = self._config_message(
             MessageFlags.REQUEST | MessageFlags.ACK, self._sequence, *attributes
         )
         return self._sequence, encode([message])
+
+    def nudge(self) -> bytes:
+        """A request that changes nothing, for the sake of its answer: it wakes who waits for one.
+
+        A CONFIG without attributes only has queue and owner checked (nfqnl_recv_config).
+        """
+        flags = MessageFlags.REQUEST | MessageFlags.ACK
+        return encode([self._config_message(flags, _UNASKED)])
 
     def _config_message(self, flags: int, sequence: int, *attributes: Attr) -> Message:
         return Message(MessageType.CONFIG, flags, sequence, 0, 0, 0, self.config.number, attributes)
@@ -253,6 +269,8 @@ class QueueProtocol:
 
     def _admit(self, ids: list[int], packets: list[Packet]) -> list[Packet]:
         """Enter packets into the ledger, and give those that may be handed out."""
+        if self._settling is not None:
+            self._settle_before(ids[-1])
         first = ids[0] if self._last_id is None else (self._last_id + 1) & ID_MASK
         undecided = self._undecided
         in_sequence = ids == list(range(first, first + len(ids)))
@@ -260,6 +278,7 @@ class QueueProtocol:
             return [packet for packet in packets if self._admit_one(packet)]
         undecided.update(zip(ids, packets, strict=True))
         self._last_id = ids[-1]
+        self._counts_gaps = True
         self.counts.packets_received += len(ids)
         return packets
 
@@ -283,8 +302,9 @@ class QueueProtocol:
         """Count the gap before an id: a failed delivery consumes one (nfqnl_enqueue_packet)."""
         last = self._last_id
         if last is None or id_after(packet_id, last):
-            if last is not None:
+            if last is not None and self._counts_gaps:
                 self.counts.packets_lost += (packet_id - last - 1) & ID_MASK
+            self._counts_gaps = True
             self._last_id = packet_id
         else:
             self._in_order = False
@@ -329,7 +349,11 @@ class QueueProtocol:
     def _take_answer(self, answer: ErrorMessage) -> None:
         kind = answer.request[1]
         if kind == MessageType.CONFIG:
-            self.answers[answer.seq] = answer
+            if answer.seq == self._sequence:
+                self.answers[answer.seq] = answer
+            elif answer.error and self._closing and self.failure is None:
+                operation = f"close queue {self.config.number}"
+                self.failure = _binding_lost(-answer.error, operation, answer)
         elif kind not in _VERDICT_TYPES:
             self.counts.unexpected += 1
         elif answer.error:
@@ -339,7 +363,7 @@ class QueueProtocol:
         code = -answer.error
         if code == errno.ENOENT:
             # Flushed by the kernel: a device went down, or a hooked table was deleted.
-            self.counts.verdicts_gone += 1
+            self.counts.verdicts_gone += answer.seq not in self._closing
             self._unsettled.pop(answer.seq, None)
             return
         operation = f"verdict for packet {answer.seq} of queue {self.config.number}"
@@ -368,9 +392,36 @@ class QueueProtocol:
         )
         self.refusals.append(Refusal(error, packet))
 
+    @property
+    def unsettled(self) -> bool:
+        """Whether verdicts were given whose refusal may still come."""
+        return bool(self._unsettled)
+
+    @property
+    def settling(self) -> bool:
+        """Whether `settle_after` waits for its packet."""
+        return self._settling is not None
+
     def settled(self) -> None:
         """Say that the socket was found empty: every answer to what was sent has been read."""
         self._unsettled.clear()
+        self._settling = None
+
+    def settle_after(self, packet_id: int) -> None:
+        """Say that the kernel had numbered packets up to this one when everything had been sent.
+
+        Answers stand in the socket when sending returns, and packets are delivered in the order of
+        their ids, so whoever has read a later packet has read those answers.
+        """
+        self._settling = packet_id, dict(self._unsettled)
+
+    def _settle_before(self, packet_id: int) -> None:
+        """A packet was read, and with it everything that stood before it."""
+        if self._settling is not None and id_after(packet_id, self._settling[0]):
+            for number, entry in self._settling[1].items():
+                if self._unsettled.get(number) is entry:
+                    del self._unsettled[number]
+            self._settling = None
 
     # -- verdicts ------------------------------------------------------------------------------
 
@@ -413,8 +464,10 @@ class QueueProtocol:
 
         Raises:
           AlreadyDecidedError: the id has its verdict.
-          LocalProtocolError: the id was never seen here.
+          LocalProtocolError: the id was never seen here, or is none.
+          TypeError: it is not an integer.
         """
+        _check_id(packet_id)
         if packet_id in self._undecided:
             del self._undecided[packet_id]
         elif self._may_batch:
@@ -441,8 +494,10 @@ class QueueProtocol:
 
         Raises:
           LocalProtocolError: beyond the last packet read, so packets nobody has seen would be
-            answered.
+            answered; or no id at all.
+          TypeError: it is not an integer.
         """
+        _check_id(packet_id)
         if not self._may_batch:
             self._explicit.append(
                 self._template(MessageType.VERDICT_BATCH, told).pack(packet_id, packet_id)
@@ -542,8 +597,8 @@ class QueueProtocol:
             return len(ids)
         return bisect_left(ids, True, key=lambda packet_id: not id_after(lowest_open, packet_id))
 
-    def _lowest_open(self) -> int | None:
-        """The lowest id that has no verdict, or one whose answer may still come."""
+    def put_in_order(self) -> None:
+        """Sort the ledger by id, after something came into it that was not the latest."""
         if not self._in_order:
             after = ((self._last_id or 0) + 1) & ID_MASK
             in_order = sorted(
@@ -552,6 +607,10 @@ class QueueProtocol:
             self._undecided.clear()
             self._undecided.update(in_order)
             self._in_order = True
+
+    def _lowest_open(self) -> int | None:
+        """The lowest id that has no verdict, or one whose answer may still come."""
+        self.put_in_order()
         lowest = next(iter(self._undecided), None)
         for packet_id in self._unsettled:
             if lowest is None or id_after(lowest, packet_id):
@@ -606,13 +665,23 @@ class QueueProtocol:
                 max_len=0, flags=self.config.flags | QueueFlags.FAIL_OPEN
             )
             pieces.append(
-                encode([self._config_message(MessageFlags.REQUEST, 0, *_queue_limits(open_up))])
+                encode(
+                    [self._config_message(MessageFlags.REQUEST, _UNASKED, *_queue_limits(open_up))]
+                )
             )
             batch = self._template(MessageType.VERDICT_BATCH, _PLAIN_ACCEPT)
-            pieces += [batch.pack(most, most) for most in self._everything()]
+            everything = self._everything()
+            pieces += [batch.pack(most, most) for most in everything]
+            self._closing = frozenset(everything)
         unbind = {"command": ConfigCommand.UNBIND, "pf": 0}
         pieces.append(
-            encode([self._config_message(MessageFlags.REQUEST, 0, attr(NFQA_CFG, "cmd", unbind))])
+            encode(
+                [
+                    self._config_message(
+                        MessageFlags.REQUEST, _UNASKED, attr(NFQA_CFG, "cmd", unbind)
+                    )
+                ]
+            )
         )
         datagrams += _join(pieces, most_bytes)
         self.release()
@@ -639,7 +708,7 @@ class QueueProtocol:
         self._others.clear()
         self._explicit.clear()
         self._undecided.clear()
-        self._unsettled.clear()
+        self.settled()
 
     # -- looking in ----------------------------------------------------------------------------
 
@@ -651,14 +720,14 @@ class QueueProtocol:
     @property
     def undecided_ids(self) -> list[int]:
         """Ids without a verdict, the oldest first: the ledger that an heir needs."""
-        self._lowest_open()
+        self.put_in_order()
         given = {packet_id for packet_id, _packet, _told in self._others}
         given.update(packet.id for packet in self._accepted)
         return [packet_id for packet_id in self._undecided if packet_id not in given]
 
     def undecided_packets(self) -> list[Packet]:
         """Packets without a verdict, the oldest first."""
-        self._lowest_open()
+        self.put_in_order()
         return [p for p in self._undecided.values() if p is not None and not p.decided]
 
 
@@ -693,6 +762,13 @@ def _join(pieces: Iterable[bytes], most_bytes: int) -> list[bytes]:
                 continue
         datagrams.append(bytearray(piece))
     return [bytes(datagram) for datagram in datagrams]
+
+
+def _check_id(packet_id: int) -> None:
+    if not isinstance(packet_id, int):
+        raise TypeError(f"packet id: expected an integer, got {type(packet_id).__name__}")
+    if not 0 <= packet_id <= ID_MASK:
+        raise LocalProtocolError(f"packet id: expected 0 to {ID_MASK:#x}, got {packet_id:#x}")
 
 
 def explanation(answer: ErrorMessage) -> str | None:

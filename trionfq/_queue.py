@@ -120,8 +120,6 @@ class Queue:
         link, counts = self._link, self._protocol.counts
         undecided = self._protocol.undecided_packets()
         row = link.row()
-        usable = not link.closed and link.failure is None
-        drops = self.backend.socket_drops() if usable else 0
         return Statistics(
             packets_received=counts.packets_received,
             packets_lost=counts.packets_lost,
@@ -130,7 +128,7 @@ class Queue:
             foreign_datagrams=link.foreign,
             unexpected_messages=counts.unexpected,
             undecodable_messages=counts.undecodable,
-            answers_lost=max(0, drops - row.user_dropped) if row is not None else 0,
+            answers_lost=link.answers_lost,
             verdicts=dict(counts.verdicts),
             batches_sent=counts.batches_sent,
             verdicts_gone=counts.verdicts_gone,
@@ -147,6 +145,7 @@ class Queue:
     def __aiter__(self) -> Self:
         return self
 
+    @trio.lowlevel.enable_ki_protection
     async def __anext__(self) -> Packet:
         for packet in self._ahead.chunk:
             return packet
@@ -155,6 +154,7 @@ class Queue:
         except trio.EndOfChannel:
             raise StopAsyncIteration from None
 
+    @trio.lowlevel.enable_ki_protection
     async def _next(self, what: str) -> Packet:
         self._check_shared(what)
         while True:
@@ -162,6 +162,7 @@ class Queue:
             for packet in self._ahead.chunk:
                 return packet
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self) -> Packet:
         """The next packet; always a checkpoint.
 
@@ -189,6 +190,7 @@ class Queue:
         """
         return Batches(self)
 
+    @trio.lowlevel.enable_ki_protection
     async def next_batch(self) -> Batch:
         """Everything that was read and not handed out, at least one packet; a checkpoint.
 
@@ -280,6 +282,7 @@ class Queue:
         """The chunk that is being handed out; for `serve`, which loops over it."""
         return self._ahead.chunk
 
+    @trio.lowlevel.enable_ki_protection
     async def advance(self) -> None:
         """Make the next chunk the one that is handed out; other consumers may be quicker.
 
@@ -299,6 +302,7 @@ class Queue:
         self._link.raise_if_unusable()
         ahead.next_chunk()
 
+    @trio.lowlevel.enable_ki_protection
     async def _fill(self) -> None:
         """Have something in the read-ahead; always a checkpoint, and cancellable without loss."""
         self._consumers += 1
@@ -312,6 +316,7 @@ class Queue:
 
     # -- the end of a tick, and the receive loop -----------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def attach(self, nursery: trio.Nursery) -> None:
         """Start the receive loop and flushing; for the opener."""
         self._token = trio.lowlevel.current_trio_token()
@@ -330,16 +335,17 @@ class Queue:
         except BaseException as error:
             self._link.fail(error)
 
-    def _loop_useful(self) -> bool:
+    def _may_read(self) -> bool:
         link = self._link
         usable = not (link.closed or link.ended or link.failure)
         return usable and len(self._ahead) < READ_AHEAD
 
     def _call_loop_soon(self) -> None:
-        if self._token is not None and self._loop_useful():
+        if self._token is not None and (self._may_read() or self._protocol.refusals):
             self._loop_called = True
             self._token.run_sync_soon(self._loop_lot.unpark)
 
+    @trio.lowlevel.enable_ki_protection
     async def _receive_loop(self) -> None:
         """Read while no consumer does; parks, without polling, while one does or room is out."""
         link = self._link
@@ -347,20 +353,31 @@ class Queue:
             # Called before it ran for the first time, it finds the flag instead of the wake-up.
             while not self._loop_called:
                 await self._loop_lot.park()
-            if not self._consumers and not link.reading and self._loop_useful():
+            if not self._consumers and not link.reading:
                 try:
-                    await link.wait_readable()
-                    link.drain()
+                    # A request may have brought something to tell.
                     link.report()
-                except (trio.ClosedResourceError, trio.BrokenResourceError):
-                    return
+                    if self._may_read():
+                        await self._read_once()
                 except Exception as error:
                     link.fail(error)
                 link.pass_on()
             self._loop_called = False
 
+    async def _read_once(self) -> None:
+        try:
+            await self._link.wait_readable()
+        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
+            # Nothing to add where the queue was closed or broke, but somebody else may have closed
+            # the backend.
+            self._link.fail(error)
+            return
+        self._link.drain()
+        self._link.report()
+
     # -- settings and verdicts by id -----------------------------------------------------------
 
+    @trio.lowlevel.enable_ki_protection
     def configure(
         self,
         *,
@@ -378,7 +395,8 @@ class Queue:
           flags: all flags that shall be on; others are switched off.
 
         Raises:
-          KernelError: the kernel refused it; settings in the same call may stand or not.
+          KernelError: the kernel refused it; settings in the same call may stand or not. Or memory
+            was short (ENOBUFS).
           ValueError: an argument is out of range.
           trio.ClosedResourceError, trio.BrokenResourceError: the queue is unusable.
         """
@@ -393,7 +411,13 @@ class Queue:
         after = check_config(before.changed(wanted))
         operation = f"change settings of queue {self.number}"
         for _attempt in range(_ATTEMPTS):
-            answer = self._link.request(*self._protocol.reconfigure(after))
+            try:
+                answer = self._link.request(*self._protocol.reconfigure(after))
+            except Exception as error:
+                self._protocol.config = before
+                self._link.fail(error)
+                self._link.raise_if_unusable()
+                raise
             if answer is None:
                 continue
             if not answer.error:
@@ -482,10 +506,12 @@ class Queue:
           KernelError: the closing policy could not be sent; the queue is closed all the same.
         """
         failure = self.close()
-        await trio.lowlevel.checkpoint()
         if failure is not None:
+            await trio.lowlevel.cancel_shielded_checkpoint()
             raise failure
+        await trio.lowlevel.checkpoint()
 
+    @trio.lowlevel.enable_ki_protection
     def close(self, *, normally: bool = True) -> BaseException | None:
         """Close without waiting; returns what went wrong and nobody was told. For the opener.
 

@@ -38,8 +38,9 @@ class Statistics:
       held: undecided packets that are held on purpose (`Packet.hold`).
       oldest_undecided_s: age in seconds of the oldest undecided packet, None without one. While
         it grows, verdicts of later packets cannot be batched.
-      kernel: the queue's row in /proc/net/netfilter/nfnetlink_queue, None once it is closed: its
-        queue_dropped and user_dropped are the kernel's own counts of loss.
+      kernel: the queue's row in /proc/net/netfilter/nfnetlink_queue, after the end as last seen,
+        None where it cannot be read: its queue_dropped and user_dropped are the kernel's own counts
+        of loss.
     """
 
     packets_received: int

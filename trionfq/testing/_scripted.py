@@ -281,4 +281,9 @@ class ScriptedBackend:
         if self._waiting is not None and self._readable:
             assert self._token is not None
             # Not at once: sending happens when trio has already fixed how long to sleep.
-            self._token.run_sync_soon(self._waiting.set)
+            self._token.run_sync_soon(self._wake_waiter)
+
+    def _wake_waiter(self) -> None:
+        # As a socket does: what somebody has read meanwhile wakes nobody.
+        if self._waiting is not None and self._readable:
+            self._waiting.set()
