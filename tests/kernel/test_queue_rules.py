@@ -41,9 +41,18 @@ from ._live import (
     program,
     say,
     take,
+    use_all_processors,
     with_data,
 )
-from .harness import Namespace, Pair, eventually, queue_rule, rule
+from .harness import (
+    Namespace,
+    Pair,
+    UdpReceiver,
+    UdpSender,
+    eventually,
+    queue_rule,
+    rule,
+)
 
 pytestmark = pytest.mark.usefixtures("one_cpu")
 
@@ -624,6 +633,39 @@ async def test_an_answer_that_finds_no_room_is_counted_and_asked_for_again(ns: N
         packets = await take(queue, 3)
         assert len({packet.id for packet in packets}) == 3
         assert queue.statistics().kernel.queue_dropped == 2  # type: ignore[union-attr]
+
+
+async def test_what_was_sent_has_arrived_or_is_counted_as_lost(ns: Namespace) -> None:
+    """More than a small queue and a small buffer can take, as fast as it can be sent."""
+    use_all_processors()
+    queue_rule(ns, "OUTPUT", UDP)
+    where = ("127.0.0.1", PORT)
+    async with (
+        open_queue(0, namespace=ns.name, max_len=64, receive_buffer_bytes=8192) as queue,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(lambda: queue.serve(lambda packet: packet.accept()))
+        with UdpReceiver(ns, where) as receiver:
+            with UdpSender(ns, where, limit=20_000) as sender:
+                await sender.wait_sent(20_000, timeout_s=PATIENCE_S)
+                sender.stop()
+            await eventually("an empty queue", lambda: not queued(ns))
+            # One more, so that a gap behind the last packet shows, too.
+            Udp(ns, port=PORT + 1).sender.sendto(bytes(8), where)
+            last = queue.statistics().packets_received + 1
+            await eventually("the last", lambda: queue.statistics().packets_received == last)
+            await eventually("an empty queue", lambda: not queued(ns))
+            statistics = queue.statistics()
+            arrived = receiver.stop()
+        nursery.cancel_scope.cancel()
+    kernel = statistics.kernel
+    assert kernel is not None
+    assert statistics.packets_lost == kernel.user_dropped
+    assert statistics.packets_received == 20_001 - kernel.queue_dropped - kernel.user_dropped
+    # The last one has a number that came before.
+    assert arrived.received + arrived.socket_drops == statistics.packets_received - 1
+    assert (arrived.duplicates, arrived.short) == (1, 0)
+    assert kernel.queue_dropped + kernel.user_dropped > 0
 
 
 # --- several programs, several namespaces ---------------------------------------------------------
