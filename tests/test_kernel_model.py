@@ -8,6 +8,7 @@ connections, segments, other kernels, ids that wrap.
 from __future__ import annotations
 
 import errno
+import json
 import struct
 import sys
 from collections.abc import Callable
@@ -45,6 +46,8 @@ from trionfq.schema.nfqueue import (
 from .kernel._bench import play
 from .kernel._bench_model import ModelBench
 from .kernel._scenario import Scenario
+from .kernel.record_bridge import CONNECTIONS, RECORD, VLANS, Case
+from .kernel.record_bridge import verdict as verdict_of
 from .kernel.record_requests import recorded, summary
 from .kernel.requests import SCENARIOS
 
@@ -57,6 +60,7 @@ HWADDR: Value = {"hw_addrlen": 6, "pad": 0, "hw_addr": bytes(8)}
 VLAN: Value = (Attr(2, 0x2005), Attr(1, 0x8100))
 TIMESTAMP: Value = {"sec": 1, "usec": 2}
 CT: Value = (Attr(8, 5),)
+HELPED: Value = (Attr(5, (Attr(1, b"ftp\0"),), 0x8000),)
 EVERYTHING: dict[str, Value] = {
     "mark": 1,
     "timestamp": TIMESTAMP,
@@ -171,6 +175,50 @@ TRAITS, SEEN = recorded()
 def test_the_model_does_what_a_kernel_was_seen_to_do(scenario: Scenario) -> None:
     bench = ModelBench(TRAITS, (1000, 1001), (0, 0), scenario.options)
     assert summary(play(bench, scenario)) == SEEN[scenario.name]
+
+
+BRIDGE_SEEN = json.loads(RECORD.read_text())
+
+
+def replayed(datagram: str, family: int) -> tuple[KernelModel, KernelSocket, int]:
+    """A recorded packet waits in a model with glue, under its id."""
+    (message,) = schema.parse(bytes.fromhex(datagram))
+    assert isinstance(message, Message)
+    assert message.family == family
+    model = KernelModel(conntrack_glue=True)
+    sock = opened(model, flags=QueueFlags.CONNTRACK)
+    (packet_id,) = model.enqueue(0, PacketIn.from_message(message, keep_id=True)).ids
+    assert received(sock) == [message]
+    return model, sock, packet_id
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the requests are for little-endian hosts")
+@pytest.mark.parametrize("case", VLANS, ids=[case.name for case in VLANS])
+@pytest.mark.parametrize("kind", ["plain", "tagged"])
+def test_a_bridged_packet_fares_as_a_kernel_was_seen_to_treat_it(kind: str, case: Case) -> None:
+    seen = BRIDGE_SEEN[kind][case.name]
+    model, sock, packet_id = replayed(seen["packet"], BRIDGE)
+    assert answer(sock, verdict_of(packet_id, case)).error == seen["error"]
+    (decision,) = model.take_decisions()
+    values = decision.packet.values
+    header, tag = values[N["l2hdr"]], values.get(N["vlan"])
+    assert isinstance(header, bytes)
+    frame = (header + decision.packet.payload).hex()
+    assert (frame if decision.effect is Effect.ACCEPTED else None) == seen["frame"]
+    if seen["frame"] is not None:
+        members = {a.number: a.value for a in tag} if isinstance(tag, tuple) else None
+        assert seen["tag"] == (f"{members[1]:04x}{members[2]:04x}" if members else None)
+
+
+@pytest.mark.skipif(sys.byteorder != "little", reason="the requests are for little-endian hosts")
+@pytest.mark.parametrize("case", CONNECTIONS, ids=[case.name for case in CONNECTIONS])
+def test_a_connection_fares_as_a_kernel_was_seen_to_treat_it(case: Case) -> None:
+    seen = BRIDGE_SEEN["connections"][case.name]
+    model, sock, packet_id = replayed(seen["packet"], 2)
+    assert answer(sock, verdict_of(packet_id, case)).error == seen["error"]
+    changed = model.take_decisions()[0].changes.conntrack or {}
+    mark = int.from_bytes(changed.get(CTA.by_name["mark"].number, b""), "big")
+    assert mark == seen["mark"]
 
 
 # --- what a packet's message shows
@@ -550,6 +598,8 @@ def test_a_rewrite_leaves_no_checksum_trusted() -> None:
         (packet(b"\x45" + bytes(9)), 10, Effect.ACCEPTED),
         (packet(b"\x45" + bytes(9)), 9, Effect.DROPPED),
         (packet(b"\x45" + bytes(9), original_length=100), 11, Effect.DROPPED),
+        (packet(bytes(60), {"vlan": VLAN}, family=BRIDGE), 59, Effect.DROPPED),
+        (packet(bytes(60), {"vlan": VLAN}, family=BRIDGE), 60, Effect.ACCEPTED),
     ],
 )
 def test_a_payload_that_ends_before_the_transport_header_drops_if_it_shrinks(
@@ -687,6 +737,10 @@ def test_a_vlan_nest_reads_longer_members_and_the_last_of_two() -> None:
         (True, {"ct": CT}, raw(CTA.by_name["labels"].number, bytes(17)), None),
         (True, {"ct": CT}, raw(CTA.by_name["labels"].number, bytes(6)), None),
         (True, {"ct": CT}, raw(CTA.by_name["zone"].number, bytes(2)), {}),
+        (True, {"ct": CT}, raw(5, raw(1, b"ftp\0")), None),
+        (True, {"ct": HELPED}, raw(5, raw(1, b"sip\0")), None),
+        (True, {"ct": HELPED}, raw(5, raw(1, b"ftp\0")), {5: raw(1, b"ftp\0")}),
+        (True, {"ct": HELPED}, raw(5, raw(1, b"\0")), {5: raw(1, b"\0")}),
     ],
 )
 def test_a_connection_changes_only_through_the_glue_and_never_refuses_a_verdict(

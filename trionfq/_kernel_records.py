@@ -22,6 +22,7 @@ _N = {a.name: a.number for a in NFQA.attributes}
 _NO_VALUES: Mapping[int, Value] = MappingProxyType({})
 _ETHERTYPES: dict[int, int] = {Family.IPV4: 0x0800, Family.IPV6: 0x86DD}
 _IPV6_HEADER_BYTES = 40
+_NO_SHRINKING = 2**32 - 4
 _SKB_INFO = _N["skb_info"]
 _GSO = int(SkbInfo.GSO)
 
@@ -66,8 +67,9 @@ class PacketIn(NamedTuple):
       original_length: bytes of the whole packet, where `payload` is cut.
       packet_id: the id that it must get (a replay keeps recorded ids and their gaps); None takes
         the queue's next.
-      transport_offset: bytes in front of the transport header; a shorter new payload drops the
-        packet (nfqnl_mangle). None reads it from the network header.
+      transport_offset: bytes in front of the transport header; a new payload that is shorter than
+        the old one and than this drops the packet (nfqnl_mangle). None reads it from the network
+        header.
       segments: what a GSO packet is cut into for a queue without NFQA_CFG_F_GSO. Without any, the
         model cannot cut and queues the packet whole.
       source: the caller's own; the model only hands it on.
@@ -127,6 +129,10 @@ class PacketIn(NamedTuple):
             return self.transport_offset
         if self.family == Family.IPV4 and self.payload:
             return (self.payload[0] & 0x0F) * 4
+        if self.family == Family.BRIDGE and _N["vlan"] in self.values:
+            # The tag was cut out behind the transport header's mark (skb_vlan_untag), so the
+            # offset is -4, and the kernel compares it unsigned: no payload may shrink.
+            return _NO_SHRINKING
         return _IPV6_HEADER_BYTES if self.family == Family.IPV6 else 0
 
     @property

@@ -214,9 +214,8 @@ class Requests:
         packet = queue.take(packet_id)
         if packet is None:
             raise RefusedError(ENOENT)
-        conntrack = None
-        if self._namespace.conntrack_glue and _N["ct"] in packet.values:
-            conntrack = conntrack_changes(request.found)
+        glue = self._namespace.conntrack_glue
+        conntrack = conntrack_changes(request.found, packet) if glue else None
         try:
             changes = read_changes(request.found, packet, conntrack)
         except RefusedError:
