@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ._ids import ID_MASK, id_after
-from ._kernel_records import Arrival, Fate, PacketIn, QueueRow
+from ._kernel_records import Arrival, Fate, PacketIn, QueueRow, unverified
 from .schema import NLA_F_NESTED, Attr, Message
 from .schema.nfnetlink import NFNETLINK_V0, Family
 from .schema.nfqueue import MAX_COPY_RANGE, NFQA, CopyMode, Hook, MessageType, QueueFlags, SkbInfo
@@ -135,15 +135,15 @@ class KernelQueue:
 
     def _arrive_one(self, packet: PacketIn) -> tuple[Fate, int | None]:
         """__nfqnl_enqueue_packet: the id under which the packet waits, None where it does not."""
-        packet = self._completed(packet)
+        shown = self._completed(packet)
         if len(self.held) >= self.max_len:
             return self._full(), None
         packet_id = self._next_id(packet)
         self.id_sequence = packet_id
         if self._hash_limit is not None and len(self.held) >= self._hash_limit:
             return self._full(), None
-        self.held[packet_id] = packet
-        if self._put(self.message(packet, packet_id)):
+        self.held[packet_id] = packet if shown is packet else unverified(shown)
+        if self._put(self.message(shown, packet_id)):
             return Fate.QUEUED, packet_id
         del self.held[packet_id]
         if self.flags & _FAIL_OPEN:

@@ -152,6 +152,18 @@ class PacketIn(NamedTuple):
         return self._replace(values={**self.values, **new}) if new else self
 
 
+def unverified(packet: PacketIn) -> PacketIn:
+    """The packet with CHECKSUM_NONE: after a rewrite, or once its checksum was completed.
+
+    Should it meet a queue again, SKB_INFO says so where the packet came in from outside
+    (nfqnl_build_packet_message; also behind FORWARD, which the model cannot tell).
+    """
+    info = packet.skb_info & ~(SkbInfo.CSUMNOTREADY | SkbInfo.CSUM_NOTVERIFIED)
+    if packet.hook <= Hook.FORWARD:
+        info |= SkbInfo.CSUM_NOTVERIFIED
+    return packet if info == packet.skb_info else packet.changed(skb_info=int(info))
+
+
 class Fate(enum.Enum):
     """What became of a packet at a queue's door (nfqnl_enqueue_packet and nf_queue)."""
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from . import _kernel_reader as reader
 from ._kernel_reader import RefusedError
-from ._kernel_records import Changes
+from ._kernel_records import Changes, unverified
 from .schema import Attr
 from .schema.conntrack import CTA
 from .schema.nfnetlink import Family
-from .schema.nfqueue import NFQA, NFQA_VLAN, Hook, SkbInfo
+from .schema.nfqueue import NFQA, NFQA_VLAN
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -96,12 +96,7 @@ def apply(changes: Changes, packet: PacketIn) -> tuple[PacketIn, bool]:
 
 def _rewritten(packet: PacketIn, payload: bytes) -> PacketIn:
     """The kernel corrects nothing, and from here on takes no checksum for granted."""
-    info = packet.skb_info & ~(SkbInfo.CSUMNOTREADY | SkbInfo.CSUM_NOTVERIFIED)
-    if packet.hook <= Hook.FORWARD:
-        info |= SkbInfo.CSUM_NOTVERIFIED
-    return packet._replace(payload=payload, original_length=None, segments=()).changed(
-        skb_info=info
-    )
+    return unverified(packet._replace(payload=payload, original_length=None, segments=()))
 
 
 def conntrack_changes(found: dict[int, bytes], packet: PacketIn) -> Mapping[int, bytes] | None:
