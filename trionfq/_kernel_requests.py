@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 ENOTSUPP = 524
 """The kernel's internal error number that a PACKET message sent to it gets (nfqnl_recv_unsupp)."""
 
+# Plain integers: an IntFlag takes a microsecond for every `&`.
+_REQUEST = int(MessageFlags.REQUEST)
+_ACK = int(MessageFlags.ACK)
+_MIN_TYPE = int(Type.MIN_TYPE)
 _BATCH_BEGIN = 0x10
 _SUBSYSTEM_COUNT = 13
 _ALL_FLAGS = int(~QueueFlags(0))
@@ -118,12 +122,12 @@ class Requests:
                 return
             number = 0
             extack: tuple[Attr, ...] = ()
-            if header.flags & MessageFlags.REQUEST and header.type >= Type.MIN_TYPE:
+            if header.flags & _REQUEST and header.type >= _MIN_TYPE:
                 try:
                     extack = self._message(sock, datagram, header)
                 except RefusedError as error:
                     number, extack = error.number, error.extack
-            if number or header.flags & MessageFlags.ACK:
+            if number or header.flags & _ACK:
                 sock.answer(header, body, number, extack)
 
     def _transaction(

@@ -25,15 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ._kernel_reader import Header
-    from .schema import AnyMessage, Value
+    from .schema import AnyMessage
 
 DEFAULT_BUFFER_BYTES = 212_992
 """net.core.rmem_default and wmem_default of most kernels."""
 _SEND_OVERHEAD = 32
 _GENERIC_BYTES = 20
 _ERROR_BYTES = 36
-_STRUCT_BYTES = {"packet_id": 7, "sec": 16, "hw_addr": 12}
-_INTEGER_BYTES = 4
+_STRUCT_BYTES = {"packet_id": 8, "sec": 16, "hw_addr": 12}
 _SKB_BYTES = 256
 _SHARED_INFO_BYTES = 320
 _SMALL_HEAD_BYTES = 576
@@ -211,14 +210,14 @@ class KernelSocket:
 
 def _list_bytes(attributes: tuple[Attr, ...]) -> int:
     """Bytes of an attribute list; integers of a connection are taken for four."""
-    return sum(4 + -(-_value_bytes(attribute.value) // 4) * 4 for attribute in attributes)
-
-
-def _value_bytes(value: Value) -> int:
-    if isinstance(value, bytes):
-        return len(value)
-    if isinstance(value, dict):
-        return next((size for name, size in _STRUCT_BYTES.items() if name in value), 8)
-    if isinstance(value, tuple):
-        return _list_bytes(value)
-    return _INTEGER_BYTES
+    total = 0
+    for _number, value, _flags in attributes:
+        if isinstance(value, int):
+            total += 8
+        elif isinstance(value, bytes):
+            total += 4 + len(value) + -len(value) % 4
+        elif isinstance(value, tuple):
+            total += 4 + _list_bytes(value)
+        else:
+            total += 4 + next((size for key, size in _STRUCT_BYTES.items() if key in value), 8)
+    return total
