@@ -207,8 +207,8 @@ async def test_priority_follows_the_type_of_service(ns: Namespace) -> None:
     assert packet.payload[1] == 0x10
 
 
-NET_CLS = """
-mount --make-rprivate / && mount -t cgroup -o net_cls none "$1" || exit 77
+MOUNT = 'mount --make-rprivate / && mount -t cgroup -o net_cls none "$1"'
+IN_CLASS = """
 mkdir "$1/t" && echo 0x00100abc >"$1/t/net_cls.classid" && echo $$ >"$1/t/cgroup.procs"
 "$2" -I -S -c "
 import socket
@@ -218,26 +218,27 @@ echo $$ >"$1/cgroup.procs" && rmdir "$1/t" && umount "$1"
 """
 
 
-async def test_cgroup_classid_is_the_senders(ns: Namespace, tmp_path: Path) -> None:
+def mounted(folder: Path, script: str) -> list[str]:
+    """A command that runs a script with the groups of net_cls in a folder, seen by itself only."""
+    arguments = [str(folder), sys.executable, str(PORT)]
+    return ["unshare", "-m", "sh", "-e", "-c", f"{MOUNT}\n{script}", "sh", *arguments]
+
+
+@pytest.fixture
+def net_cls(ns: Namespace, tmp_path: Path) -> Path:
+    """A folder that the groups of net_cls can be mounted to."""
+    done = ns.run(mounted(tmp_path, 'umount "$1"'), check=False)
+    if done.returncode:
+        pytest.skip(f"groups of net_cls cannot be made here: {done.stderr.splitlines()[0]}")
+    return tmp_path
+
+
+async def test_cgroup_classid_is_the_senders(ns: Namespace, net_cls: Path) -> None:
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
     assert (await one_packet(ns, udp)).cgroup_classid is None
     async with open_queue(0, namespace=ns.name) as queue:
-        command = [
-            "unshare",
-            "-m",
-            "sh",
-            "-c",
-            NET_CLS,
-            "sh",
-            str(tmp_path),
-            sys.executable,
-            str(PORT),
-        ]
-        done = await ns.arun(command, check=False)
-        if done.returncode == 77:
-            pytest.skip(f"no net_cls group can be made here: {done.stderr.strip()}")
-        assert (done.returncode, done.stderr) == (0, "")
+        await ns.arun(mounted(net_cls, IN_CLASS))
         [packet] = await take(queue, 1)
         assert data_of(packet) == b"classed"
         assert packet.cgroup_classid == 0x00100ABC

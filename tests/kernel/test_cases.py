@@ -6,6 +6,7 @@ installing rules, or of captures is tested where those are.
 
 from __future__ import annotations
 
+import platform
 import signal
 import time
 
@@ -196,19 +197,21 @@ async def test_an_overrun_is_counted_and_iteration_goes_on(ns: Namespace, no_eno
         assert row is not None
         read = [packet.id for packet in await take(queue, row.queue_total)]
         assert read == list(range(1, row.queue_total + 1))
-        assert row.user_dropped == 2000 - len(read)
-        assert len(read) == 19
+        lost = 2000 - len(read)
+        assert row.user_dropped == lost
+        if platform.release().startswith("6.18."):  # where that was measured
+            assert (len(read), lost) == (19, 1981)
         udp.send(*[b"y"] * 10)
         more = await take(queue, 10)
         assert [packet.id for packet in more] == list(range(2001, 2011))
         statistics = queue.statistics()
-        assert statistics.packets_lost == row.user_dropped == 1981
+        assert statistics.packets_lost == lost
         assert statistics.kernel is not None
-        assert statistics.kernel.user_dropped == 1981
+        assert statistics.kernel.user_dropped == lost
         assert statistics.overruns == (0 if no_enobufs else 1)
         assert statistics.answers_lost == 0
         queue.set_verdict_batch(2010, Verdict.ACCEPT)
-        assert await udp.receive(29) == [b"x"] * 19 + [b"y"] * 10
+        assert await udp.receive(len(read) + 10) == [b"x"] * len(read) + [b"y"] * 10
 
 
 # --- D07 ------------------------------------------------------------------------------------------

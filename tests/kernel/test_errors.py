@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -22,10 +23,11 @@ from trionfq import (
     QueueFlags,
     Verdict,
     open_queue,
+    schema,
 )
 from trionfq.backends import Received
 from trionfq.schema.nfqueue import ConfigCommand
-from trionfq.testing import make_config
+from trionfq.testing import make_bind, make_config
 
 from ._live import (
     LOSE_PRIVILEGE,
@@ -41,6 +43,8 @@ from ._live import (
     take,
 )
 from .harness import Namespace, in_user_namespace, queue_rule, wait_for_queue_row
+
+pytestmark = pytest.mark.usefixtures("one_cpu")
 
 UDP = f"-p udp --dport {PORT}"
 
@@ -301,10 +305,21 @@ async def test_a_descriptor_that_is_no_netlink_socket_is_named(ns: Namespace) ->
 # --- what this kernel has not ---------------------------------------------------------------------
 
 
+@pytest.fixture
+def no_glue(ns: Namespace) -> None:
+    """Skips where the kernel has CONFIG_NETFILTER_NETLINK_GLUE_CT, so that it takes every flag."""
+    with closing(NetlinkBackend(namespace=ns.name)) as backend:
+        backend.send_nowait(make_bind(0, flags=QueueFlags.CONNTRACK))
+        [answer] = schema.parse(backend.receive_nowait(1).datagrams[0])
+    assert isinstance(answer, schema.ErrorMessage)
+    if answer.error == 0:
+        pytest.skip("this kernel has every flag")
+
+
+@pytest.mark.usefixtures("no_glue")
 async def test_a_flag_that_the_kernel_has_not_is_explained_and_leaves_no_queue(
     ns: Namespace,
 ) -> None:
-    """This kernel is built without CONFIG_NETFILTER_NETLINK_GLUE_CT."""
     before = open_descriptors()
     with pytest.raises(KernelError, match="nf_conntrack_netlink") as caught:
         async with open_queue(0, namespace=ns.name, flags=QueueFlags.CONNTRACK):
@@ -315,6 +330,7 @@ async def test_a_flag_that_the_kernel_has_not_is_explained_and_leaves_no_queue(
     assert ns.queue_rows() == []
 
 
+@pytest.mark.usefixtures("no_glue")
 async def test_a_refused_setting_leaves_the_queue_as_it_was(ns: Namespace) -> None:
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
