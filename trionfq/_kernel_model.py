@@ -20,8 +20,8 @@ Use::
     sock.close()
 
 Not modelled: two references to one unconfirmed connection (dropped at the queue's door), failing
-allocations, other netfilter subsystems (EINVAL, as where their module is missing), and what later
-hooks do with a packet that goes on.
+allocations, other netfilter subsystems (EINVAL, as where their module is missing), connections
+that outlive a packet, and what later hooks do with a packet that goes on.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class KernelModel:
         extended acknowledgement (7.1, net-next of April 2026); older kernels refuse them
         afterwards, with EOPNOTSUPP.
       hash_limit: most packets in a queue whatever its queue_maxlen, since the kernel finds them by
-        a hash (7.0); None as before.
+        a hash (7.0, and by backport 6.18.44: of 70,000 packets 65,536 waited, 4,464 counted as
+        queue_dropped, and all took an id); None as before.
       requeue_repeats: whether a repeated packet comes to its queue again, or a function that says
         so of each (such as the rule's condition on a mark); otherwise it passes its hook.
       follow_queue: whether a packet that a verdict gives to a queue arrives there, or a function
