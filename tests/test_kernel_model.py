@@ -965,7 +965,9 @@ def test_an_answer_echoes_the_request_unless_it_is_capped_or_success() -> None:
     model = KernelModel()
     sock = opened(model)
     wrong = request(MessageType.VERDICT, verdict(1, 9))
-    assert answer(sock, wrong).body == wrong[16:]
+    assert (answer(sock, wrong).body, answer(sock, wrong).flags) == (wrong[16:], 0)
+    right = answer(sock, request(MessageType.CONFIG))
+    assert (right.body, right.flags, right.error) == (b"", 0x100, 0)
     sock.cap_ack = True
     said = answer(sock, wrong)
     assert (said.body, said.flags, said.error) == (b"", 0x100, -errno.ENOENT)
