@@ -364,8 +364,8 @@ TestWire.settings = SETTINGS
 
 
 class SweepsHeld(QueueProtocol):
-    def _sweepable(self, ids, lowest_open):
-        return len(ids)
+    def _sweepable(self, pending, start, end, lowest_open):
+        return end
 
 
 class LosesAnswers(QueueProtocol):

@@ -16,7 +16,15 @@ from trionfq._errors import AlreadyDecidedError, LocalProtocolError
 from trionfq._ip import IPView
 from trionfq._ip_repair import Unfixed, repair
 from trionfq._packet_attributes import PacketAttributes
-from trionfq._verdict import Changes, Decision, Verdict, as_bytes, decision, queue_code
+from trionfq._verdict import (
+    Changes,
+    Decision,
+    Verdict,
+    as_bytes,
+    decision,
+    plain_decision,
+    queue_code,
+)
 from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import CopyMode, SkbInfo
 
@@ -26,7 +34,8 @@ if TYPE_CHECKING:
     from trionfq._codec import Shape
     from trionfq._protocol import QueueProtocol
 
-_ACCEPTED = Decision(Verdict.ACCEPT)
+_ACCEPTED = plain_decision(Verdict.ACCEPT)
+_DROPPED = plain_decision(Verdict.DROP)
 
 
 class Draft:
@@ -98,7 +107,12 @@ class Packet(PacketAttributes):
         Raises:
           AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
         """
-        self.decide(Verdict.DROP, {})
+        owner = self._owner
+        if self._decision is not None or owner.thread != get_ident():
+            self.decide(Verdict.DROP, {})
+        else:
+            owner.put((self.id, self, _DROPPED))
+            self._decision = _DROPPED
 
     def stop(self, **changes: Unpack[Changes]) -> None:
         """Accept, and skip the hook's remaining chains, too (NF_STOP).

@@ -23,12 +23,12 @@ import errno
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from itertools import groupby, repeat
+from itertools import repeat
 from operator import itemgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trionfq._codec import PacketReader, Template, decode, encode
+from trionfq._codec import PacketReader, decode, encode
 from trionfq._errors import (
     AlreadyDecidedError,
     KernelError,
@@ -40,11 +40,12 @@ from trionfq._errors import (
 from trionfq._ids import ID_MASK, id_after
 from trionfq._packet import Packet
 from trionfq._verdict import Decision, Verdict, plain_decision
+from trionfq._verdict_writer import VerdictWriter
 from trionfq.schema import Attr, ErrorMessage, Message, attr, by_name
 from trionfq.schema.netlink import NLMSG_ALIGNTO, NLMSGERR_ATTR, MessageFlags
 from trionfq.schema.nfqueue import (
-    NFQA,
     NFQA_CFG,
+    VERDICT_MASK,
     ConfigCommand,
     CopyMode,
     MessageType,
@@ -62,7 +63,6 @@ _U32 = 0xFFFFFFFF
 _ENDS_BINDING = frozenset({errno.EPERM, errno.ENODEV})
 _PLAIN_ACCEPT = plain_decision(Verdict.ACCEPT)
 _VERDICT_TYPES = frozenset({MessageType.VERDICT, MessageType.VERDICT_BATCH})
-_TEMPLATES_KEPT = 256
 _UNDECODABLE_KEPT = 16
 # Sequence number of requests whose answer nobody waits for; `QueueProtocol` counts from 1.
 _UNASKED = 0
@@ -126,10 +126,15 @@ class Counts:
         self.packets_lost = 0
         self.undecodable = 0
         self.unexpected = 0
-        self.verdicts: Counter[Verdict] = Counter()
+        self.kinds: Counter[int] = Counter()
         self.batches_sent = 0
         self.verdicts_gone = 0
         self.verdicts_refused = 0
+
+    @property
+    def verdicts(self) -> dict[Verdict, int]:
+        """Verdicts sent, by kind."""
+        return {Verdict(kind): count for kind, count in self.kinds.items()}
 
 
 class QueueProtocol:
@@ -145,6 +150,7 @@ class QueueProtocol:
       undecodable: the last messages that contradicted the schema.
       answers: the answer to the last configuration request by its sequence number, until taken.
       accept: takes a packet for a plain accept; the caller has checked it.
+      put: takes a verdict, as (id, packet, decision), that the caller has checked.
       interface_name: looks up a device's name.
       ended_error: makes the exception for a verdict after the binding ended.
     """
@@ -175,6 +181,7 @@ class QueueProtocol:
         self._accepted: list[Packet] = []
         self.accept = self._accepted.append
         self._others: list[tuple[int, Packet | None, Decision]] = []
+        self.put = self._others.append
         self._explicit: list[bytes] = []
         self._undecided: dict[int, Packet | None] = {}
         self._unsettled: dict[int, tuple[Packet | None, Decision]] = {}
@@ -188,7 +195,7 @@ class QueueProtocol:
         # and not answered are unknown here, so no batch may sweep.
         self._may_batch = not inherited or ledger is not None
         self._sequence = 0
-        self._templates: dict[tuple[int, int, tuple[Attr, ...]], Template] = {}
+        self._writer = VerdictWriter(config.number)
         for packet_id in ledger or ():
             self._undecided[packet_id] = None
             if self._last_id is None or id_after(packet_id, self._last_id):
@@ -457,7 +464,7 @@ class QueueProtocol:
 
     def decide(self, packet: Packet, told: Decision) -> None:
         """Take a verdict that the packet has checked."""
-        self._others.append((packet.id, packet, told))
+        self.put((packet.id, packet, told))
 
     def decide_id(self, packet_id: int, told: Decision) -> None:
         """Take a verdict by id, where there is no packet object to ask.
@@ -499,9 +506,7 @@ class QueueProtocol:
         """
         _check_id(packet_id)
         if not self._may_batch:
-            self._explicit.append(
-                self._template(MessageType.VERDICT_BATCH, told).pack(packet_id, packet_id)
-            )
+            self._explicit.append(self._writer.batch(packet_id, told))
             return 0
         if self._last_id is None or id_after(packet_id, self._last_id):
             raise LocalProtocolError(
@@ -541,61 +546,98 @@ class QueueProtocol:
             and not self._explicit
         ):
             highest = next(reversed(undecided))
-            self.counts.verdicts[Verdict.ACCEPT] += len(accepted)
+            self.counts.kinds[Verdict.ACCEPT] += len(accepted)
             self.counts.batches_sent += 1
             accepted.clear()
             undecided.clear()
-            return [self._template(MessageType.VERDICT_BATCH, _PLAIN_ACCEPT).pack(highest, highest)]
-        return _join(self._flush_mixed(most_bytes), most_bytes)
+            return [self._writer.batch(highest, _PLAIN_ACCEPT)]
+        return _join(self._write_pending(self._take_pending(), most_bytes), most_bytes)
 
-    def _flush_mixed(self, most_bytes: int) -> list[bytes]:
-        """The waiting verdicts as messages, in the order of ids, cut into equal runs."""
+    def _take_pending(self) -> list[tuple[int, Packet | None, Decision]]:
+        """The waiting verdicts in the order of ids; they leave the ledger."""
         pending: list[tuple[int, Packet | None, Decision]] = [
             (packet.id, packet, _PLAIN_ACCEPT) for packet in self._accepted
         ]
+        for entry in self._others:
+            if entry[2].risky:
+                self._unsettled[entry[0]] = entry[1], entry[2]
         pending += self._others
         self._accepted.clear()
         self._others.clear()
         undecided = self._undecided
-        for packet_id, packet, told in pending:
+        for packet_id, _packet, _told in pending:
             undecided.pop(packet_id, None)
-            if told.risky:
-                self._unsettled[packet_id] = packet, told
         # All live ids are at or below the last one read, so this orders them across the wrap.
-        after = ((self._last_id or 0) + 1) & ID_MASK
-        pending.sort(key=lambda entry: (entry[0] - after) & ID_MASK)
+        last = self._last_id or 0
+        if not pending or max(map(itemgetter(0), pending)) <= last:
+            pending.sort(key=itemgetter(0))
+        else:
+            pending.sort(key=lambda entry: (entry[0] - last - 1) & ID_MASK)
+        self.counts.kinds.update([entry[2].code & VERDICT_MASK for entry in pending])
+        return pending
+
+    def _write_pending(
+        self, pending: list[tuple[int, Packet | None, Decision]], most_bytes: int
+    ) -> list[bytes]:
+        """Verdicts as messages: equal ones in a row as a batch, others in as few passes as can be.
+
+        Plain decisions that are equal are the same object (`plain_decision`).
+        """
+        writer = self._writer
         lowest_open = self._lowest_open()
-        pieces = []
-        for told, run in groupby(pending, key=itemgetter(2)):
-            ids = [packet_id for packet_id, _packet, _told in run]
-            self.counts.verdicts[told.verdict] += len(ids)
+        pieces: list[bytes] = []
+        ids: list[int] = []
+        codes: list[int] = []
+        like = _PLAIN_ACCEPT
+
+        def write_singles() -> None:
+            if ids:
+                pieces.extend(writer.singles(ids, codes, like, most_bytes))
+                ids.clear()
+                codes.clear()
+
+        end = 0
+        while end < len(pending):
+            start, told = end, pending[end][2]
+            end += 1
+            while end < len(pending) and pending[end][2] is told:
+                end += 1
             if not told.plain:
-                pieces += [self._encode_verdict(packet_id, told) for packet_id in ids]
+                write_singles()
+                pieces.append(writer.single(pending[start][0], told))
                 continue
-            sweepable = self._sweepable(ids, lowest_open)
-            if sweepable > 1:
-                self.counts.batches_sent += 1
-                highest = ids[sweepable - 1]
-                pieces.append(
-                    self._template(MessageType.VERDICT_BATCH, told).pack(highest, highest)
-                )
-                del ids[:sweepable]
-            template = self._template(MessageType.VERDICT, told)
-            step = max(1, most_bytes // template.size)
-            pieces += [
-                template.pack_many(ids[start : start + step]) for start in range(0, len(ids), step)
-            ]
+            if end - start > 1:
+                swept = self._sweepable(pending, start, end, lowest_open)
+                if swept > start + 1:
+                    write_singles()
+                    self.counts.batches_sent += 1
+                    pieces.append(writer.batch(pending[swept - 1][0], told))
+                    start = swept
+            if told.attributes != like.attributes:
+                write_singles()
+                like = told
+            ids += [entry[0] for entry in pending[start:end]]
+            codes += [told.code] * (end - start)
+        write_singles()
         pieces += self._explicit
         self._explicit.clear()
         return pieces
 
-    def _sweepable(self, ids: list[int], lowest_open: int | None) -> int:
-        """How many of the first ids of a run may leave as one batch."""
+    def _sweepable(
+        self,
+        pending: list[tuple[int, Packet | None, Decision]],
+        start: int,
+        end: int,
+        lowest_open: int | None,
+    ) -> int:
+        """Up to where a run of verdicts may leave as one batch."""
         if not self._may_batch:
-            return 0
-        if lowest_open is None or id_after(lowest_open, ids[-1]):
-            return len(ids)
-        return bisect_left(ids, True, key=lambda packet_id: not id_after(lowest_open, packet_id))
+            return start
+        if lowest_open is None or id_after(lowest_open, pending[end - 1][0]):
+            return end
+        return bisect_left(
+            pending, True, start, end, key=lambda entry: not id_after(lowest_open, entry[0])
+        )
 
     def put_in_order(self) -> None:
         """Sort the ledger by id, after something came into it that was not the latest."""
@@ -616,34 +658,6 @@ class QueueProtocol:
             if lowest is None or id_after(lowest, packet_id):
                 lowest = packet_id
         return lowest
-
-    def _message(self, operation: MessageType, packet_id: int, told: Decision) -> Message:
-        header = attr(NFQA, "verdict_hdr", {"verdict": told.code, "id": packet_id})
-        return Message(
-            operation,
-            MessageFlags.REQUEST,
-            packet_id,
-            0,
-            0,
-            0,
-            self.config.number,
-            (header, *told.attributes),
-        )
-
-    def _encode_verdict(self, packet_id: int, told: Decision) -> bytes:
-        template = self._template(MessageType.VERDICT, told)
-        if told.payload is None:
-            return template.pack(packet_id, packet_id)
-        return template.pack_payload(packet_id, packet_id, told.payload)
-
-    def _template(self, operation: MessageType, told: Decision) -> Template:
-        key = operation, told.code, told.attributes
-        template = self._templates.get(key)
-        if template is None:
-            if len(self._templates) >= _TEMPLATES_KEPT:
-                self._templates.clear()
-            template = self._templates[key] = Template(self._message(operation, 0, told))
-        return template
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -669,9 +683,8 @@ class QueueProtocol:
                     [self._config_message(MessageFlags.REQUEST, _UNASKED, *_queue_limits(open_up))]
                 )
             )
-            batch = self._template(MessageType.VERDICT_BATCH, _PLAIN_ACCEPT)
             everything = self._everything()
-            pieces += [batch.pack(most, most) for most in everything]
+            pieces += [self._writer.batch(most, _PLAIN_ACCEPT) for most in everything]
             self._closing = frozenset(everything)
         unbind = {"command": ConfigCommand.UNBIND, "pf": 0}
         pieces.append(

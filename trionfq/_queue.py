@@ -129,7 +129,7 @@ class Queue:
             unexpected_messages=counts.unexpected,
             undecodable_messages=counts.undecodable,
             answers_lost=link.answers_lost,
-            verdicts=dict(counts.verdicts),
+            verdicts=counts.verdicts,
             batches_sent=counts.batches_sent,
             verdicts_gone=counts.verdicts_gone,
             verdicts_refused=counts.verdicts_refused,
