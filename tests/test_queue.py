@@ -5,9 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import logging
-import signal
-import threading
-import time
 
 import pytest
 import trio
@@ -21,7 +18,7 @@ from trionfq._errors import (
     PrivilegeError,
     QueueBusyError,
 )
-from trionfq._kernel_model import Cause, Effect, KernelModel
+from trionfq._kernel_model import Effect, KernelModel
 from trionfq._link import READ_AHEAD
 from trionfq._open import open_queue
 from trionfq._verdict import Verdict
@@ -911,67 +908,3 @@ async def test_interface_names_come_from_the_backend(backend):
         assert (packet.indev_name, packet.outdev_name) == ("eth3", None)
         assert packet.physindev_name is None
         packet.accept()
-
-
-# -- Ctrl-C ----------------------------------------------------------------------------------------
-
-
-def test_an_interrupt_never_tears_a_verdict():
-    """Raise KeyboardInterrupt as often as can be, and compare every packet with the kernel."""
-    backend = ScriptedBackend()
-    interrupts = 0
-
-    async def main():
-        nonlocal interrupts
-        async with open_queue(0, backend=backend, max_len=10_000) as queue:
-            for _ in range(400):
-                arrive(backend, 4)
-                packets = []
-                while len(packets) < 4:
-                    try:
-                        packets.append(await queue.receive())
-                    except KeyboardInterrupt:
-                        interrupts += 1
-                for packet in packets:
-                    try:
-                        packet.accept()
-                    except KeyboardInterrupt:
-                        interrupts += 1
-                    if not packet.decided:
-                        packet.accept()
-            statistics = queue.statistics()
-            while True:
-                try:
-                    await trio.lowlevel.checkpoint()
-                    break
-                except KeyboardInterrupt:
-                    interrupts += 1
-            assert statistics.packets_received == 1600
-
-    stop = threading.Event()
-
-    def interrupt():
-        while not stop.wait(0.0005):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    try:
-        # Only the body's interrupts are counted; the end waits for the sender to stop.
-        async def guarded():
-            thread.start()
-            try:
-                await main()
-            finally:
-                stop.set()
-                await trio.to_thread.run_sync(thread.join)
-
-        trio.run(guarded)
-    except KeyboardInterrupt:
-        interrupts += 1
-    finally:
-        stop.set()
-        thread.join()
-        time.sleep(0)
-    decided = [d for d in backend.decisions if d.cause in (Cause.VERDICT, Cause.BATCH)]
-    assert len({d.packet_id for d in backend.decisions}) == len(backend.decisions)
-    assert decided

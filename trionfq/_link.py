@@ -128,6 +128,21 @@ class Link:
         finally:
             self.pass_on()
 
+    async def yield_before_reading(self) -> None:
+        """A checkpoint of the task that will read next; whoever comes meanwhile parks.
+
+        So of many workers that run out of packets in one tick, one yields and reads. The others
+        wake with a packet each, and their verdicts leave at the end of the tick, together.
+        """
+        self.reading = True
+        try:
+            await trio.lowlevel.checkpoint()
+        except BaseException:
+            self.reading = False
+            self.pass_on()
+            raise
+        self.reading = False
+
     async def wait_readable(self) -> None:
         """Wait for the backend, as the one task that does.
 

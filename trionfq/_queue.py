@@ -307,9 +307,10 @@ class Queue:
         """Have something in the read-ahead; always a checkpoint, and cancellable without loss."""
         self._consumers += 1
         try:
-            self._link.flush()
-            await trio.lowlevel.checkpoint()
-            self._turn_started = self._clock_ns()
+            if not self._link.reading:
+                self._link.flush()
+                await self._link.yield_before_reading()
+                self._turn_started = self._clock_ns()
             await self._link.wait_for_packets()
         finally:
             self._consumers -= 1
