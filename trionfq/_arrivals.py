@@ -11,7 +11,8 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from itertools import islice
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from trionfq._codec import PacketReader, decode, encode
 from trionfq._errors import CaptureError, RemoteProtocolError
@@ -22,8 +23,12 @@ from trionfq.schema.nfqueue import NFQA, NFQA_CFG, MessageType
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping
+    from typing import Self
 
     from trionfq.schema import Order, Value
+
+# Records read at a time, where nobody can notice: a caller's iterator is read one by one.
+_READ_AHEAD: Final = 256
 
 Source: TypeAlias = "str | os.PathLike[str] | Iterable[Record | bytes]"
 """A capture file, or records, or PACKET datagrams; what is no list is read once, and so can only
@@ -103,7 +108,10 @@ class Arrivals:
         self._truncated = 0
         if not isinstance(source, Iterator):
             self.queue = _chosen(_queues_of(source), queue)
-        self._records = _records(source)
+        step = 1 if isinstance(source, Iterator) else _READ_AHEAD
+        self._records = _ReadAhead(_records(source), step)
+        # A datagram of several messages is not through.
+        self._within = False
         self._found = self._read()
 
     def __iter__(self) -> Iterator[Arrival]:
@@ -116,6 +124,38 @@ class Arrivals:
         """Let go of the file; harmless when repeated."""
         self._found.close()
         self._records.close()
+
+    def run(self, limit: int) -> tuple[list[int], list[bytes]]:
+        """Times and datagrams of packets that come next, unread; `skip` passes over them.
+
+        They come from the kernel and nothing was noted with them. Whether each is one packet of the
+        chosen queue, in this host's byte order, is open.
+
+        Args:
+          limit: most packets wanted.
+        """
+        if self._within or self._overruns or self._truncated:
+            return [], []
+        records = self._records.ahead(limit)
+        if not records:
+            return [], []
+        times, directions, datagrams, notes = zip(*records, strict=True)
+        end = len(records)
+        if directions.count(Direction.FROM_KERNEL) != end or any(notes):
+            end = next(
+                place
+                for place, record in enumerate(records)
+                if record.direction is not Direction.FROM_KERNEL or record.notes
+            )
+        return [*times[:end]], [*datagrams[:end]]
+
+    def skip(self, count: int) -> None:
+        """Pass over packets that `run` gave."""
+        self._records.skip(count)
+
+    def reader(self) -> PacketReader:
+        """The reader of packets in this host's byte order."""
+        return self._reader(HOST_ORDER)
 
     def _read(self) -> Generator[Arrival, None, None]:
         for record in self._records:
@@ -146,12 +186,14 @@ class Arrivals:
                 salvaged = reader.salvage_id(datagram, self.queue)
                 yield self._arrival(record.time_ns, datagram, order, None, salvaged)
             return
+        self._within = True
         for each in messages:
             if isinstance(each, Message) and each.type == MessageType.PACKET:
                 header = by_name(NFQA, each.attributes)["packet_hdr"]
                 if self._is_ours(each.res_id) and isinstance(header, dict):
                     own = encode([each], order=order)
                     yield self._arrival(record.time_ns, own, order, each, header["packet_id"])
+        self._within = False
 
     def _reader(self, order: Order) -> PacketReader:
         reader = self._readers.get(order)
@@ -206,6 +248,57 @@ class Arrivals:
                 and self.queue in (None, message.res_id)
             ):
                 self.settings.take(by_name(NFQA_CFG, message.attributes))
+
+
+class _ReadAhead:
+    """Records, read some at a time; what is wrong further on is raised when it is come to."""
+
+    def __init__(self, source: Generator[Record, None, None], step: int) -> None:
+        self._source = source
+        self._step = step
+        self._read: list[Record] = []
+        self._at = 0
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Record:
+        if self._at == len(self._read):
+            self._read_on()
+        if not self._read:
+            if self._error is not None:
+                error, self._error = self._error, None
+                raise error
+            raise StopIteration
+        self._at += 1
+        return self._read[self._at - 1]
+
+    def _read_on(self) -> None:
+        self._read = []
+        self._at = 0
+        if self._error is None:
+            try:
+                # What comes before an error stays in the list.
+                self._read.extend(islice(self._source, self._step))
+            except Exception as error:
+                self._error = error
+
+    def ahead(self, limit: int) -> list[Record]:
+        """At most `limit` of the next records, without passing over them."""
+        if self._at == len(self._read) and self._step > 1:
+            self._read_on()
+        return self._read[self._at : self._at + limit]
+
+    def skip(self, count: int) -> None:
+        """Pass over records."""
+        self._at += count
+
+    def close(self) -> None:
+        """Forget what was read, and let go of the source."""
+        self._read = []
+        self._at = 0
+        self._source.close()
 
 
 def _only(queues: Iterable[int]) -> int | None:

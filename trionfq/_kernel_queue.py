@@ -11,7 +11,7 @@ from .schema.nfnetlink import NFNETLINK_V0, Family
 from .schema.nfqueue import MAX_COPY_RANGE, NFQA, CopyMode, Hook, MessageType, QueueFlags, SkbInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from .schema import Value
 
@@ -20,6 +20,7 @@ DEFAULT_MAX_LEN = 1024
 HASH_LIMIT = 65_536
 """Twice NFQNL_HASH_MAX: most packets that a queue's table takes, whatever its queue_maxlen."""
 
+_HALF_CIRCLE = 1 << 31
 _N = {a.name: a.number for a in NFQA.attributes}
 # Plain integers: an IntFlag takes a microsecond for every `&`.
 _FAIL_OPEN = int(QueueFlags.FAIL_OPEN)
@@ -62,7 +63,7 @@ class KernelQueue:
       dropped: packets dropped as the queue was full.
       user_dropped: packets dropped as the owner's socket took none.
       id_sequence: id of the last packet; 0 before the first.
-      held: the packets that wait, by id, in order of arrival.
+      held: the packets that wait, by id, in order of arrival; those of `arrive_sealed` unopened.
     """
 
     def __init__(
@@ -84,11 +85,12 @@ class KernelQueue:
         self.dropped = 0
         self.user_dropped = 0
         self.id_sequence = id_sequence
-        self.held: dict[int, PacketIn] = {}
+        self.held: dict[int, PacketIn | bytes] = {}
         self._put = put
         self._hash_limit = hash_limit
         self._complete_checksum = complete_checksum
         self._fixed: int | None = None
+        self._open: Callable[[bytes], PacketIn] | None = None
 
     def row(self) -> QueueRow:
         """Its row of /proc."""
@@ -170,9 +172,72 @@ class KernelQueue:
         self._fixed = packet_id
         return packet_id
 
+    def arrive_sealed(
+        self, packets: Mapping[int, bytes], opened: Callable[[bytes], PacketIn]
+    ) -> bool:
+        """Queue packets that nobody needs to see yet, all of them or none.
+
+        Nothing is put into the owner's socket: the caller has what `message` would give.
+
+        Args:
+          packets: at least one by id, ids rising, in any form that `opened` understands.
+          opened: gives the packet, when it is looked at.
+
+        Returns:
+          False where not all find room, or an id does not come after those before.
+        """
+        ids = list(packets)
+        first, last = ids[0], ids[-1]
+        room = self.max_len if self._hash_limit is None else min(self.max_len, self._hash_limit)
+        if (
+            self.copy_mode == CopyMode.NONE
+            or len(self.held) + len(packets) > room
+            or (self._fixed is not None and not id_after(first, self._fixed))
+            or not self.held.keys().isdisjoint(packets)
+        ):
+            return False
+        self.held.update(packets)
+        self.id_sequence = self._fixed = last
+        self._open = opened
+        return True
+
+    def discard(self, ids: Collection[int]) -> bool:
+        """Remove waiting packets unseen, all or none; False where one does not wait."""
+        held = self.held
+        if len(held) < len(ids) or not held.keys() >= set(ids):
+            return False
+        if len(ids) == len(held):
+            held.clear()
+        else:
+            for packet_id in ids:
+                del held[packet_id]
+        return True
+
+    def discard_up_to(self, last: int) -> int:
+        """Remove what `take_up_to` would give, unseen; returns how many that were."""
+        held = self.held
+        gone: list[int] = []
+        for packet_id in held:
+            if 0 < (packet_id - last) & ID_MASK < _HALF_CIRCLE:  # id_after, without a call
+                break
+            gone.append(packet_id)
+        if len(gone) == len(held):
+            held.clear()
+        else:
+            for packet_id in gone:
+                del held[packet_id]
+        return len(gone)
+
     def take(self, packet_id: int) -> PacketIn | None:
         """Remove and give one waiting packet (find_dequeue_entry)."""
-        return self.held.pop(packet_id, None)
+        packet = self.held.pop(packet_id, None)
+        return None if packet is None else self._opened(packet)
+
+    def _opened(self, packet: PacketIn | bytes) -> PacketIn:
+        if isinstance(packet, PacketIn):
+            return packet
+        assert self._open is not None  # `arrive_sealed` brought both
+        return self._open(packet)
 
     def take_up_to(self, last: int) -> list[tuple[int, PacketIn]]:
         """Remove and give packets, in order, up to the first that comes after `last`.
@@ -184,7 +249,7 @@ class KernelQueue:
         for packet_id, packet in self.held.items():
             if id_after(packet_id, last):
                 break
-            taken.append((packet_id, packet))
+            taken.append((packet_id, self._opened(packet)))
         return self._remove(taken)
 
     def take_of_device(self, ifindex: int) -> list[tuple[int, PacketIn]]:
@@ -192,14 +257,17 @@ class KernelQueue:
         return self._remove(
             [
                 (packet_id, packet)
-                for packet_id, packet in self.held.items()
+                for packet_id, packet in self._all_opened()
                 if any(packet.values.get(number) == ifindex for number in _DEVICES)
             ]
         )
 
     def take_all(self) -> list[tuple[int, PacketIn]]:
         """Remove and give all that waits (nfqnl_flush)."""
-        return self._remove(list(self.held.items()))
+        return self._remove(self._all_opened())
+
+    def _all_opened(self) -> list[tuple[int, PacketIn]]:
+        return [(packet_id, self._opened(packet)) for packet_id, packet in self.held.items()]
 
     def _remove(self, taken: list[tuple[int, PacketIn]]) -> list[tuple[int, PacketIn]]:
         for packet_id, _packet in taken:

@@ -11,21 +11,29 @@ from __future__ import annotations
 
 import errno
 import logging
+from array import array
 from collections import Counter, deque
-from typing import TYPE_CHECKING, Final
+from itertools import islice
+from operator import lt
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from trionfq._codec import encode
+from trionfq._codec import decode, encode
 from trionfq._errors import CaptureError
 from trionfq._ids import ID_MASK, id_after
 from trionfq._kernel_model import Fate, KernelModel, PacketIn
 from trionfq._transcript import Transcript
+from trionfq.backends._replay_forms import Forms
 from trionfq.schema import Direction, Message
 from trionfq.schema._constructs import HOST_ORDER
 from trionfq.schema.nfqueue import CopyMode, QueueFlags
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trionfq._arrivals import Arrival, Arrivals
+    from trionfq._codec import Shape
     from trionfq._kernel_model import KernelQueue
+    from trionfq.backends._replay_time import RecordedTime
     from trionfq.backends._sent_check import SentCheck
 
 _log = logging.getLogger("trionfq")
@@ -40,6 +48,7 @@ _TOLD: Final = {
     int(QueueFlags.CONNTRACK): "conntrack",
 }
 _GSO: Final = int(QueueFlags.GSO)
+_HALF_CIRCLE: Final = 1 << 31
 
 
 class UnreadableError(CaptureError, OSError):
@@ -54,13 +63,35 @@ class UnreadableError(CaptureError, OSError):
         self.errno = errno.EIO
 
 
+class _Arrived(NamedTuple):
+    """Packets that arrived, for the transcript."""
+
+    queue: int
+    ids: Sequence[int]
+    times: Sequence[int]
+
+
+class _Passed(NamedTuple):
+    """A datagram that passed, for the transcript."""
+
+    datagram: bytes
+    direction: Direction
+    time_ns: int
+
+
+def _compact(times: list[int]) -> Sequence[int]:
+    try:
+        return array("q", times)
+    except OverflowError:
+        return times  # a capture file may say so
+
+
 class Feed:
     """What a replay knows, and what waits to be received.
 
     Attributes:
       arrivals: the recorded packets.
       model: the kernel.
-      transcript: what became of the packets so far.
       failure: why the capture cannot be read further, None while it can.
       shortfalls: packets that the program was told less of than it asked, by reason.
       overruns: overruns to be reported.
@@ -82,7 +113,9 @@ class Feed:
             receive_buffer_bytes=_BUFFER_BYTES, send_buffer_bytes=212_992
         )
         self.socket.ext_ack = self.socket.cap_ack = self.socket.no_enobufs = True
-        self.transcript = Transcript()
+        self._transcript = Transcript()
+        # What the transcript has not seen yet: packets that arrived, and datagrams either way.
+        self._log: list[_Arrived | _Passed] = []
         self.failure: UnreadableError | None = None
         self.shortfalls: Counter[str] = Counter()
         self.overruns = 0
@@ -94,6 +127,8 @@ class Feed:
         self._exhausted = False
         self._last_id: int | None = None
         self._shift = 0
+        self._reader = arrivals.reader()
+        self._forms = Forms(self._reader, self._is_unchanged)
 
     # -- what the program does -----------------------------------------------------------------
 
@@ -104,21 +139,39 @@ class Feed:
           OSError: EMSGSIZE, ENODATA.
           WrongRequestError: it contradicts the schema; nothing of it was taken.
         """
-        messages = self._check.messages(datagram)
-        self.socket.send(datagram)
-        for message in messages:
-            self.transcript.seen(message, Direction.TO_KERNEL, now_ns)
+        if self._check.messages(datagram):
+            self.socket.send(datagram)
+            self._log.append(_Passed(datagram, Direction.TO_KERNEL, now_ns))
+        else:
+            self.socket.send(datagram)
         self._collect(now_ns)
 
     def take(self, limit: int) -> list[bytes]:
         """At most `limit` of the datagrams that wait."""
         outgoing = self._outgoing
+        if len(outgoing) <= limit:
+            taken = list(outgoing)
+            outgoing.clear()
+            return taken
         return [outgoing.popleft() for _ in range(min(limit, len(outgoing)))]
 
     @property
     def waiting(self) -> bool:
         """Whether a datagram waits to be taken."""
         return bool(self._outgoing)
+
+    @property
+    def transcript(self) -> Transcript:
+        """What became of the packets so far; made when it is asked for."""
+        log, self._log = self._log, []
+        for entry in log:
+            if isinstance(entry, _Arrived):
+                for packet_id, time_ns in zip(entry.ids, entry.times, strict=True):
+                    self._transcript.arrived(entry.queue, packet_id, time_ns)
+            else:
+                for message in decode(entry.datagram):
+                    self._transcript.seen(message, entry.direction, entry.time_ns)
+        return self._transcript
 
     @property
     def queue(self) -> KernelQueue | None:
@@ -175,9 +228,77 @@ class Feed:
         else:
             self._outgoing.append(encode([message]))
         if packet_id is not None:
-            self.transcript.arrived(queue.number, packet_id, now_ns)
-        self._compare(packet, queue)
+            self._log.append(_Arrived(queue.number, (packet_id,), (now_ns,)))
+        for reason in self._missing(packet, queue):
+            self._fall_short(reason)
         return True
+
+    def deliver_run(self, limit: int, time: RecordedTime) -> int:
+        """Let packets arrive that are told exactly as they were recorded; returns how many.
+
+        0 where the next one may not be such, or finds no room: `deliver` sees to it.
+
+        Args:
+          limit: most packets wanted.
+          time: moves on with them.
+        """
+        queue, head = self.queue, self._next
+        if queue is None or self._shift or self._exhausted:
+            return 0
+        limit = min(limit, queue.max_len - len(queue.held))
+        if limit <= 0:
+            return 0
+        times: list[int] = []
+        datagrams: list[bytes] = []
+        if head is not None:
+            if head.overruns or head.truncated or head.order != HOST_ORDER or not head.message:
+                return 0
+            times, datagrams = [head.time_ns], [head.datagram]
+        more = self.arrivals.run(limit - len(times))
+        times += more[0]
+        datagrams += more[1]
+        number = self.arrivals.queue
+        if not datagrams or number is None or number != queue.number:
+            return 0
+        ids = self._forms.unchanged(datagrams, number, self._settings(queue))
+        if not ids or not self._go_on(ids):
+            return 0
+        count = len(ids)
+        del datagrams[count:], times[count:]
+        if not queue.arrive_sealed(dict(zip(ids, datagrams, strict=True)), self._open):
+            return 0
+        self._next = None
+        self.arrivals.skip(count - (head is not None))
+        self._last_id = ids[-1]
+        self._outgoing.extend(datagrams)
+        self._log.append(_Arrived(number, array("I", ids), _compact(time.move_over(times))))
+        return count
+
+    def _go_on(self, ids: list[int]) -> bool:
+        """Whether ids rise, from the last one on; across the wrap they are looked at singly."""
+        rising = all(map(lt, ids, islice(ids, 1, None))) and ids[-1] - ids[0] < _HALF_CIRCLE
+        return rising and (self._last_id is None or id_after(ids[0], self._last_id))
+
+    def _settings(self, queue: KernelQueue) -> tuple[int | None, ...]:
+        """All that decides, packets apart, what is told and what is missing."""
+        recorded = self.arrivals.settings
+        asked = queue.copy_mode, queue.copy_range, queue.flags
+        return (queue.number, *asked, recorded.copy_mode, recorded.flags)
+
+    def _is_unchanged(self, shape: Shape, datagram: bytes) -> bool:
+        """Whether the kernel tells a packet as it was recorded, and all that was asked for."""
+        queue = self.queue
+        if queue is None:
+            return False
+        message = shape.message(datagram)
+        packet = PacketIn.from_message(message, keep_id=True)
+        told = queue.message(packet, shape.packet_id(datagram))
+        return told == message and not self._missing(packet, queue)
+
+    def _open(self, datagram: bytes) -> PacketIn:
+        shape = self._reader.shape(datagram)
+        assert shape is not None  # it was known when the packet arrived
+        return PacketIn.from_message(shape.message(datagram), keep_id=True)
 
     def _deliver_malformed(
         self, arrival: Arrival, queue: KernelQueue, packet_id: int | None, now_ns: int
@@ -190,7 +311,7 @@ class Feed:
             if self.model.enqueue(queue.number, packet).fate is not Fate.QUEUED:
                 return False
             self.socket.receive()
-            self.transcript.arrived(queue.number, packet_id, now_ns)
+            self._log.append(_Arrived(queue.number, (packet_id,), (now_ns,)))
         self._outgoing.append(arrival.datagram)
         return True
 
@@ -213,26 +334,27 @@ class Feed:
     def _collect(self, now_ns: int) -> None:
         """Bring the kernel's answers to where the program takes them."""
         while (message := self.socket.receive()) is not None:
-            self.transcript.seen(message, Direction.FROM_KERNEL, now_ns)
-            self._outgoing.append(encode([message]))
+            datagram = encode([message])
+            self._log.append(_Passed(datagram, Direction.FROM_KERNEL, now_ns))
+            self._outgoing.append(datagram)
 
     # -- less than was asked for ---------------------------------------------------------------
 
-    def _compare(self, packet: PacketIn, queue: KernelQueue) -> None:
-        """Count what the program asked for and the recording does not have."""
+    def _missing(self, packet: PacketIn, queue: KernelQueue) -> list[str]:
+        """What the program asked for and the recording does not have."""
+        found: list[str] = []
         asked = queue.copy_range if queue.copy_mode == CopyMode.PACKET else 0
         if len(packet.payload) < min(asked, packet.length):
-            self._fall_short("packets recorded with less payload than asked for")
+            found.append("packets recorded with less payload than asked for")
         settings = self.arrivals.settings
         if asked and not packet.payload and settings.copy_mode == CopyMode.META:
-            self._fall_short("packets recorded without payload")
+            found.append("packets recorded without payload")
         if packet.is_gso and not queue.flags & _GSO:
-            self._fall_short("GSO packets that were not cut into segments")
+            found.append("GSO packets that were not cut into segments")
         missing = queue.flags & ~settings.flags
         if missing and settings.copy_mode is not None:
-            for flag, what in _TOLD.items():
-                if missing & flag:
-                    self._fall_short(f"packets recorded without {what}")
+            found += [f"packets recorded without {_TOLD[flag]}" for flag in _TOLD if missing & flag]
+        return found
 
     def _fall_short(self, reason: str) -> None:
         if reason not in self.shortfalls:

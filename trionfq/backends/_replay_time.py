@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import trio
@@ -68,6 +69,14 @@ class RecordedTime:
             self._anchor_ns, self._anchor_s = last, trio.current_time()
         self._last_ns = last
         return self.now_ns(arrival)
+
+    def move_over(self, times: list[int]) -> list[int]:
+        """Packets arrive at pace "asked"; returns what time it is at each."""
+        last = self._last_ns
+        if sorted(times) != times or (last is not None and times[0] < last):
+            times = [*accumulate(times, max, initial=times[0] if last is None else last)][1:]
+        self._last_ns = times[-1]
+        return times
 
     def due_s(self, arrival: Arrival) -> float:
         """Trio's time at which a packet arrives."""
