@@ -15,6 +15,7 @@ from trionfq._errors import (
     AlreadyDecidedError,
     KernelError,
     LocalProtocolError,
+    ModuleMissingError,
     PrivilegeError,
     QueueBusyError,
 )
@@ -522,6 +523,23 @@ async def test_each_reason_for_a_failed_bind_has_its_own_exception():
             pass
     assert refused.value.errno in (errno.EOPNOTSUPP, errno.EINVAL)
     assert kernel.rows() == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EPROTONOSUPPORT])
+async def test_a_missing_module_is_told_by_the_error_that_the_kernel_gives(backend, code):
+    """nfnetlink_rcv_msg finds no subsystem: it answers a valid BIND with EINVAL."""
+
+    def answer(datagram):
+        (bind,) = schema.parse(datagram)
+        request = (len(datagram), bind.type, bind.flags, bind.seq, bind.portid)
+        refused = schema.ErrorMessage(0x100, bind.seq, 5, -code, request, b"", ())
+        backend.inject(schema.build([refused]))
+
+    backend.send_nowait = answer
+    with pytest.raises(ModuleMissingError, match="modprobe nfnetlink_queue") as caught:
+        async with open_queue(0, backend=backend):
+            pass
+    assert caught.value.errno == code
 
 
 @pytest.mark.parametrize(
