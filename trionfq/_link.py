@@ -413,6 +413,7 @@ def _call(handler: ErrorHandler, error: Exception, packet: Packet | None) -> Non
 
 for _method in (
     Packet.accept,
+    Packet.drop,
     Packet.decide,
     Packet.settle,
     Packet.set_payload,
