@@ -109,7 +109,8 @@ class Arrivals:
         if not isinstance(source, Iterator):
             self.queue = _chosen(_queues_of(source), queue)
         step = 1 if isinstance(source, Iterator) else _READ_AHEAD
-        self._records = _ReadAhead(_records(source), step)
+        self._source = _records(source)
+        self._records = _ReadAhead(self._source, step)
         # A datagram of several messages is not through.
         self._within = False
         self._found = self._read()
@@ -124,6 +125,7 @@ class Arrivals:
         """Let go of the file; harmless when repeated."""
         self._found.close()
         self._records.close()
+        self._source.close()
 
     def run(self, limit: int) -> tuple[list[int], list[bytes]]:
         """Times and datagrams of packets that come next, unread; `skip` passes over them.
@@ -253,7 +255,7 @@ class Arrivals:
 class _ReadAhead:
     """Records, read some at a time; what is wrong further on is raised when it is come to."""
 
-    def __init__(self, source: Generator[Record, None, None], step: int) -> None:
+    def __init__(self, source: Iterator[Record], step: int) -> None:
         self._source = source
         self._step = step
         self._read: list[Record] = []
@@ -295,10 +297,9 @@ class _ReadAhead:
         self._at += count
 
     def close(self) -> None:
-        """Forget what was read, and let go of the source."""
+        """Forget what was read."""
         self._read = []
         self._at = 0
-        self._source.close()
 
 
 def _only(queues: Iterable[int]) -> int | None:
@@ -334,22 +335,40 @@ def _queues_of(source: Source) -> set[int]:
 def _queues(records: Iterable[Record]) -> set[int]:
     """The queues whose packets are in a recording, as far as it can be read."""
     found: set[int] = set()
-    readers: dict[Order, PacketReader] = {}
+    readers = {HOST_ORDER: PacketReader()}
+    ahead = _ReadAhead(iter(records), _READ_AHEAD)
     try:
-        for record in records:
-            if record.datagram and record.direction is not Direction.TO_KERNEL:
-                order = byte_order(record.datagram) or HOST_ORDER
-                if order not in readers:
-                    readers[order] = PacketReader(order=order)
-                try:
-                    shape = readers[order].shape(record.datagram)
-                except RemoteProtocolError:
-                    continue
-                if shape is not None:
-                    found.add(shape.res_id)
+        while chunk := ahead.ahead(_READ_AHEAD):
+            ahead.skip(len(chunk))
+            datagrams = [
+                record.datagram
+                for record in chunk
+                if record.datagram and record.direction is not Direction.TO_KERNEL
+            ]
+            uniform = readers[HOST_ORDER].uniform(datagrams) if datagrams else None
+            if uniform is not None:
+                found.add(uniform[0].res_id)
+            else:
+                found.update(_queues_one_by_one(datagrams, readers))
+        next(ahead, None)  # raises what ended it
     except CaptureError:
         pass  # the replay comes to it in its own time
     return found
+
+
+def _queues_one_by_one(
+    datagrams: Iterable[bytes], readers: dict[Order, PacketReader]
+) -> Iterator[int]:
+    for datagram in datagrams:
+        order = byte_order(datagram) or HOST_ORDER
+        if order not in readers:
+            readers[order] = PacketReader(order=order)
+        try:
+            shape = readers[order].shape(datagram)
+        except RemoteProtocolError:
+            continue
+        if shape is not None:
+            yield shape.res_id
 
 
 def _records(source: Source) -> Generator[Record, None, None]:

@@ -204,7 +204,8 @@ class KernelQueue:
     def discard(self, ids: Collection[int]) -> bool:
         """Remove waiting packets unseen, all or none; False where one does not wait."""
         held = self.held
-        if len(held) < len(ids) or not held.keys() >= set(ids):
+        distinct = set(ids)
+        if len(distinct) < len(ids) or not held.keys() >= distinct:
             return False
         if len(ids) == len(held):
             held.clear()

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from trionfq._kernel_model import KernelQueue
     from trionfq.backends._replay_time import RecordedTime
     from trionfq.backends._sent_check import SentCheck
+    from trionfq.backends._sent_runs import SentRun
 
 _log = logging.getLogger("trionfq")
 
@@ -49,6 +50,8 @@ _TOLD: Final = {
 }
 _GSO: Final = int(QueueFlags.GSO)
 _HALF_CIRCLE: Final = 1 << 31
+# Longer datagrams are not worth it, and much longer ones the socket refuses.
+_KNOWN_BYTES: Final = 65_536
 
 
 class UnreadableError(CaptureError, OSError):
@@ -139,12 +142,34 @@ class Feed:
           OSError: EMSGSIZE, ENODATA.
           WrongRequestError: it contradicts the schema; nothing of it was taken.
         """
-        if self._check.messages(datagram):
+        runs = self._check.runs(datagram) if len(datagram) <= _KNOWN_BYTES else None
+        if runs is not None:
+            for run in runs:
+                if not self._settle(run):
+                    self.socket.send(datagram[run.start : run.end])
+            self._log.append(_Passed(datagram, Direction.TO_KERNEL, now_ns))
+        elif self._check.messages(datagram):
             self.socket.send(datagram)
             self._log.append(_Passed(datagram, Direction.TO_KERNEL, now_ns))
         else:
             self.socket.send(datagram)
         self._collect(now_ns)
+
+    def _settle(self, run: SentRun) -> bool:
+        """Let verdicts end their packets' waits; False where the kernel may refuse one.
+
+        They are as some that the kernel's reader has read, so only queue and ids are left to see
+        to. What they change in packets that leave the replay nobody sees.
+        """
+        queue = self.model.queues.get(run.queue)
+        if queue is None or queue.portid != self.socket.portid:
+            return False
+        if run.is_batch:
+            count = queue.discard_up_to(run.ids[0])
+        else:
+            count = len(run.ids) if queue.discard(run.ids) else 0
+        self.decisions += count
+        return count > 0
 
     def take(self, limit: int) -> list[bytes]:
         """At most `limit` of the datagrams that wait."""

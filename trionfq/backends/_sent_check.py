@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from trionfq import schema
 from trionfq._codec import decode, encode, split
 from trionfq._errors import ConformanceError, LocalProtocolError, RemoteProtocolError
+from trionfq.backends._sent_runs import Runs
 from trionfq.schema import Direction, Message
 from trionfq.schema.netlink import MessageFlags
 from trionfq.schema.nfqueue import OPERATIONS, MessageType
@@ -22,6 +23,7 @@ from trionfq.schema.nfqueue import OPERATIONS, MessageType
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trionfq.backends._sent_runs import SentRun
     from trionfq.schema import AnyMessage, Operation, Value
 
 Check: TypeAlias = Literal["sample", "all", "off"]
@@ -64,6 +66,29 @@ class SentCheck:
         self._random = random.Random(seed)  # noqa: S311 - a sample, not a secret
         self._until_next = self._interval()
         self._layouts: set[Any] = set()
+        self._runs = Runs()
+
+    def runs(self, datagram: bytes) -> list[SentRun] | None:
+        """The verdicts of a datagram whose messages all are as some that were judged before.
+
+        The sample is taken of them as of all others. None where it is any other datagram, or more
+        than a sample shall be judged: then `messages` is to read it.
+
+        Raises:
+          WrongRequestError: codec and schema do not agree on it.
+        """
+        found = self._runs.find(datagram) if self.how == "sample" else None
+        if found is None:
+            return None
+        runs, length = found
+        count = len(datagram) // length
+        while self._until_next <= count:
+            start = (self._until_next - 1) * length
+            self._until_next += self._interval()
+            piece = datagram[start : start + length]
+            self._compare(piece, decode(piece)[0])
+        self._until_next -= count
+        return runs
 
     def messages(self, datagram: bytes) -> list[AnyMessage]:
         """The messages of a datagram; none with check "off" where it cannot be read.
@@ -87,6 +112,8 @@ class SentCheck:
             pieces = split(datagram)
             for place in chosen:
                 self._compare(pieces[place], messages[place])
+                if self.how == "sample":
+                    self._runs.learn(messages[place], pieces[place])
 
     def _is_chosen(self, message: AnyMessage) -> bool:
         layout = _layout(message)
@@ -94,6 +121,7 @@ class SentCheck:
             _check_operation(message)
             if len(self._layouts) >= _LAYOUTS_KEPT:
                 self._layouts.clear()
+                self._runs.clear()
             self._layouts.add(layout)
             return True
         self._until_next -= 1

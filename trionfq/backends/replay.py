@@ -38,6 +38,7 @@ _MAX_SEND_BYTES: Final = 8192
 # Real seconds without any activity before a waiter believes that the run is idle. Not 0, so that a
 # test that itself waits for idleness is told first.
 _CUSHION_S: Final = 0.01
+_SHORT_RUN: Final = 4
 
 
 class ReplayBackend:
@@ -250,10 +251,16 @@ class ReplayBackend:
         """Let packets arrive that are due, at most `limit` of them."""
         feed = self._feed
         count = 0
-        if limit is not None and self._time.pace == "asked":
-            while count < limit and (came := feed.deliver_run(limit - count, self._time)):
-                count += came
+        most = limit or 0
         while limit is None or count < limit:
+            if limit is not None and self._time.pace == "asked":
+                came = feed.deliver_run(min(most, limit - count), self._time)
+                if came:
+                    count += came
+                    most *= 2
+                    continue
+                # Where runs are short, looking far ahead for each would cost more than it saves.
+                most = _SHORT_RUN
             arrival = feed.peek()
             if arrival is None or feed.queue is None or not self._is_due(arrival):
                 return
