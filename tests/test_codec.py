@@ -738,7 +738,7 @@ def test_a_template_can_vary_the_verdict_too():
     with pytest.raises(LocalProtocolError):
         template.pack_many([1], [2**32])
     packet = Template(decode(make_packet())[0], field=("packet_hdr", "packet_id"))
-    with pytest.raises(LocalProtocolError, match="has none"):
+    with pytest.raises(LocalProtocolError, match="expected one, got none"):
         packet.pack_many([1], [1])
 
 

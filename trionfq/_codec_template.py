@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 # A u32 as array and memoryview know it.
 _WORD: Final = "I"
 _WORD_BYTES = array(_WORD).itemsize
-_VERDICT_HDR: Final = "verdict_hdr"
+_PACKET_ID: Final = ("verdict_hdr", "id")
+_VERDICT: Final = ("verdict_hdr", "verdict")
 
 
 class Template:
@@ -52,7 +53,7 @@ class Template:
         *,
         order: Order = HOST_ORDER,
         schema: Schema = SCHEMA,
-        field: tuple[str, str] = (_VERDICT_HDR, "id"),
+        field: tuple[str, str] = _PACKET_ID,
     ):
         datagram = derived(schema, order)
         sample = datagram.encode([message])
@@ -63,10 +64,8 @@ class Template:
         self._len, self._seq = (_Slot(header.offsets[n], header.leaf(n)) for n in ("len", "seq"))
         start = header.size + kind.body.header.size
         self._id = _field_slot(kind.body, start, sample, field)
-        # What a template that is no verdict has not.
-        self._code = self._id
-        if field[0] == _VERDICT_HDR:
-            self._code = _field_slot(kind.body, start, sample, (field[0], "verdict"))
+        self._start = start
+        self._code: _Slot | None = None
         self._sample = sample
         self._tail = padding(len(sample), NLMSG_ALIGNTO)
         self._padded = sample + bytes(self._tail)
@@ -118,9 +117,10 @@ class Template:
         """
         datagram = bytearray(self._padded * len(ids))
         columns = [(self._seq, ids), (self._id, ids)]
-        if codes is not None and self._code is self._id:
-            raise LocalProtocolError("verdicts: the message has none")
         if codes is not None:
+            if self._code is None:
+                # Found when first needed: not every template is a verdict.
+                self._code = _field_slot(self._body, self._start, self._sample, _VERDICT)
             columns.append((self._code, codes))
         stride = self.size // _WORD_BYTES
         with memoryview(datagram) as octets, octets.cast(_WORD) as words:
