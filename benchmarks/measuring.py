@@ -33,6 +33,7 @@ _START_S = 20.0
 _WARM_UP_S = 0.2
 _LONGEST_FLOOD_S = 120
 _PING_GAP_US = 1000
+_REPLAYED_A_SECOND = 20_000  # packets in the recording for each second of measuring
 
 
 class MeasuringError(Exception):
@@ -186,6 +187,8 @@ def measure(row: Row, subject: Subject, seconds: float) -> Run:
     """
     if row.kind == "ping":
         return _measure_ping(row, subject, seconds)
+    if row.kind == "replay":
+        return _measure_replay(row, subject, seconds)
     with (
         _subject(subject, row.job, row.load) as child,
         _running(_flood(row.job, row.load), SENDER_CORE) as sender,
@@ -226,6 +229,16 @@ def _measure_ping(row: Row, subject: Subject, seconds: float) -> Run:
         for percent in (50, 99)
     }
     return Run(values, 0)
+
+
+def _measure_replay(row: Row, subject: Subject, seconds: float) -> Run:
+    """The one program that takes its own time: there is no kernel that could be asked."""
+    command = [*subject.command(row.job, row.load), str(int(_REPLAYED_A_SECOND * seconds))]
+    with _running(command, PROGRAM_CORE) as child:
+        out, err = child.communicate(timeout=_LONGEST_FLOOD_S)
+        if child.returncode:
+            raise MeasuringError(f"{subject.name}: {err[-2000:]}")
+    return Run({"packets per second of CPU": float(out)}, 0)
 
 
 def _measure_memory(child: subprocess.Popen[str]) -> Run:

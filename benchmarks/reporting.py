@@ -77,7 +77,7 @@ def table(results: list[Result]) -> str:
     for result in results:
         groups.setdefault((result.row, result.load, result.unit), []).append(result)
     for (row, load, unit), group in groups.items():
-        divided = ratios(group) if unit != "packets/s" else {}
+        divided = ratios(group) if not unit.startswith("packets") else {}
         headings = list(dict.fromkeys(h for columns in divided.values() for h in columns))
         lines = [
             f"**{row}**, {load}, {unit}",

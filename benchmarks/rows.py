@@ -14,16 +14,17 @@ from typing import Literal
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
 
-Load = Literal["closed loop", "deep backlog", "low"]
+Load = Literal["closed loop", "deep backlog", "low", "none"]
 
 # A default send buffer has room for about 277 small packets: then send blocks.
 DEEP_SEND_BUFFER = 8 * 1024 * 1024
-MAX_LEN = {"closed loop": 1024, "deep backlog": 65536, "low": 1024}
+MAX_LEN = {"closed loop": 1024, "deep backlog": 65536, "low": 1024, "none": 0}
 # Room for whatever the send buffer lets through, so that nothing is lost and all do the same work.
 RECEIVE_BUFFER = {
     "closed loop": 8 * 1024 * 1024,
     "deep backlog": 64 * 1024 * 1024,
     "low": 8 * 1024 * 1024,
+    "none": 0,
 }
 
 
@@ -46,6 +47,8 @@ class Subject:
     def command(self, job: Job, load: Load) -> list[str]:
         """How to start it for queue 0."""
         limits = [str(MAX_LEN[load]), str(RECEIVE_BUFFER[load])]
+        if self.program == "replay":
+            return [sys.executable, str(HERE / "programs" / "replay_program.py"), self.how]
         if self.program == "floor":
             return [str(BUILD / "floor"), self.how, str(self.drain), "0", *limits]
         program = str(HERE / "programs" / f"{self.program}_program.py")
@@ -85,7 +88,7 @@ class Row:
     subjects: tuple[Subject, ...]
     job: Job = field(default=Job())
     load: Load = "closed loop"
-    kind: Literal["cpu", "ping", "memory"] = "cpu"
+    kind: Literal["cpu", "ping", "memory", "replay"] = "cpu"
     quick: tuple[Subject, ...] = ()
 
 
@@ -104,6 +107,8 @@ BATCHES = Subject("trionfq batches()", "trionfq", "batches")
 SERVE = Subject("trionfq serve(), sync", "trionfq", "serve")
 SERVE_ASYNC = Subject("trionfq serve(), async", "trionfq", "serve_async")
 SERVE_DEADLINE = Subject("trionfq serve(), async, deadline", "trionfq", "serve_deadline")
+REPLAY = Subject("trionfq replay", "replay", "sample")
+REPLAY_ALL = Subject("trionfq replay, all judged", "replay", "all")
 
 FLOORS = (C_RECV, C_SINGLES, C_BATCH_64, C_BATCH_256)
 PEERS = (NFQ, NFQ_TRIO, FNFQUEUE)
@@ -147,6 +152,13 @@ ROWS: tuple[Row, ...] = (
         load="low",
         kind="ping",
         quick=(NFQ, NFQ_TRIO, LOOP),
+    ),
+    Row(
+        "replay, addresses and ports read",
+        (REPLAY, REPLAY_ALL),
+        load="none",
+        kind="replay",
+        quick=(REPLAY,),
     ),
     Row("memory", (LOOP,), kind="memory"),
 )

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trionfq import _link
+from trionfq import _link, open_queue
 from trionfq import _queue as _queue_module
-from trionfq._open import open_queue
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
