@@ -20,7 +20,7 @@ from trionfq._verdict import (
     Changes,
     Decision,
     Verdict,
-    as_bytes,
+    as_payload,
     decision,
     plain_decision,
     queue_code,
@@ -178,14 +178,15 @@ class Packet(PacketAttributes):
     def decide(self, code: int, changes: Changes) -> None:
         owner = self._owner
         draft = self._writable()
+        notes: tuple[Unfixed, ...] = ()
         payload = changes.get("payload")
         if payload is not None:
             payload, notes = self._repaired(payload, fix=changes.get("repair", True))
-            draft = self._draft()
-            draft.unfixed = notes
         elif draft is not None and code != Verdict.DROP:
-            payload = draft.payload
+            payload, notes = draft.payload, draft.unfixed
         told = decision(code, {**changes, "payload": payload} if payload is not None else changes)
+        if notes:
+            told = told._replace(unfixed=notes)
         if told.attributes:
             self._check_changes(changes)
         owner.decide(self, told)
@@ -216,7 +217,8 @@ class Packet(PacketAttributes):
         told = self._decision
         self._decision = None
         if isinstance(told, Decision) and told.payload is not None:
-            self._draft().payload = told.payload
+            draft = self._draft()
+            draft.payload, draft.unfixed = told.payload, told.unfixed
 
     def _draft(self) -> Draft:
         draft = self._writable()
@@ -291,8 +293,8 @@ class Packet(PacketAttributes):
 
         Raises:
           TypeError: not bytes.
-          LocalProtocolError: the packet was copied only in part, or the new payload has no room
-            for its headers.
+          LocalProtocolError: the packet was copied only in part, or the new payload is too long or
+            has no room for its headers.
           AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
         """
         self._writable()
@@ -303,7 +305,7 @@ class Packet(PacketAttributes):
         return notes
 
     def _repaired(self, payload: object, *, fix: bool) -> tuple[bytes, tuple[Unfixed, ...]]:
-        new = as_bytes("payload", payload)
+        new = as_payload(payload)
         if self.truncated:
             raise LocalProtocolError(
                 f"packet {self.id} was copied only in part ({len(self._copied())} of "
@@ -332,9 +334,9 @@ class Packet(PacketAttributes):
 
     @property
     def unfixed(self) -> tuple[Unfixed, ...]:
-        """What the last change of the payload could not repair."""
+        """What the last change of the payload could not repair; those bytes stand as given."""
         told = self._decision
-        return told.unfixed if isinstance(told, Draft) else ()
+        return () if told is None else told.unfixed
 
     @property
     def original_length(self) -> int:

@@ -62,7 +62,12 @@ class PacketAttributes:
 
     @property
     def hook(self) -> Hook:
-        """The netfilter hook that queued it (NFQA_PACKET_HDR)."""
+        """The netfilter hook that queued it (NFQA_PACKET_HDR).
+
+        Raises:
+          ValueError: a hook that this library does not know, which no kernel has so far;
+            ``attribute("packet_hdr")`` has its number.
+        """
         return Hook(self.attribute("packet_hdr")["hook"])
 
     @property
@@ -90,7 +95,11 @@ class PacketAttributes:
 
     @property
     def timestamp(self) -> datetime | None:
-        """Receive time as an aware datetime in UTC, None as `timestamp_ns`."""
+        """Receive time as an aware datetime in UTC, None as `timestamp_ns`.
+
+        Raises:
+          OverflowError: after the year 9999.
+        """
         nanoseconds = self.timestamp_ns
         if nanoseconds is None:
             return None
@@ -145,6 +154,8 @@ class PacketAttributes:
         if members is None:
             return None
         tag: dict[str, Any] = by_name(NFQA_VLAN, members)
+        if not tag.keys() >= {"proto", "tci"}:
+            return None  # no kernel sends the half of one
         return tag["proto"], tag["tci"]
 
     @property

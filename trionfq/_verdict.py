@@ -26,6 +26,8 @@ from trionfq.schema.nfqueue import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trionfq._ip_unfixed import Unfixed
+
 _U32 = 0xFFFFFFFF
 # xt_connlabel and ctnetlink know 128 bits (NF_CT_LABELS_MAX_SIZE).
 _CT_LABELS_BYTES = 16
@@ -85,6 +87,7 @@ class Decision(NamedTuple):
       risky: the kernel may refuse it and keep the packet.
       bridge: changes a link-layer header; if the kernel refuses that, the packet is lost.
       payload: the new payload, None where unchanged.
+      unfixed: what of the new payload could not be repaired.
     """
 
     code: int
@@ -93,6 +96,7 @@ class Decision(NamedTuple):
     risky: bool = False
     bridge: bool = False
     payload: bytes | None = None
+    unfixed: tuple[Unfixed, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -143,6 +147,21 @@ def as_bytes(name: str, value: object) -> bytes:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     raise TypeError(f"{name}: expected bytes, got {type(value).__name__}")
+
+
+def as_payload(value: object) -> bytes:
+    """The value as the bytes of a new payload.
+
+    Raises:
+      TypeError: it is not bytes, bytearray or memoryview.
+      LocalProtocolError: it does not fit an attribute, whose length has 16 bits.
+    """
+    payload = as_bytes("payload", value)
+    if len(payload) > MAX_COPY_RANGE:
+        raise LocalProtocolError(
+            f"payload: expected at most {MAX_COPY_RANGE} bytes, got {len(payload)}"
+        )
+    return payload
 
 
 def _u32(name: str, value: object) -> Attr:
@@ -222,11 +241,7 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
         attributes.insert(0, _conntrack(changes))
     payload = changes.get("payload")
     if payload is not None:
-        payload = as_bytes("payload", payload)
-        if len(payload) > MAX_COPY_RANGE:
-            raise LocalProtocolError(
-                f"payload: expected at most {MAX_COPY_RANGE} bytes, got {len(payload)}"
-            )
+        payload = as_payload(payload)
     return Decision(
         code,
         tuple(attributes),
