@@ -31,7 +31,7 @@ _CLONE_NEWNET = 0x40000000
 _QUEUE_TABLE = Path("/proc/net/netfilter/nfnetlink_queue")
 _START_S = 20.0
 _WARM_UP_S = 0.2
-_LONGEST_FLOOD_S = 120
+_LONGEST_FLOOD_S = 400
 _PING_GAP_US = 1000
 _REPLAYED_A_SECOND = 20_000  # packets in the recording for each second of measuring
 
