@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -318,7 +319,7 @@ def test_a_rewritten_payload_leaves_with_its_exact_length(length):
     (message,) = schema.parse(datagram)
     assert by_name(NFQA, message.attributes)["payload"] == new
     at = datagram.index(new)
-    assert int.from_bytes(datagram[at - 4 : at - 2], "little") == 4 + length
+    assert int.from_bytes(datagram[at - 4 : at - 2], sys.byteorder) == 4 + length
 
 
 @pytest.mark.parametrize(("old", "new"), [(b"short", b"much longer"), (b"much longer", b"short")])

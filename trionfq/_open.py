@@ -14,7 +14,7 @@ from trionfq._errors import (
     QueueBusyError,
 )
 from trionfq._link import Link
-from trionfq._protocol import QueueConfig, QueueProtocol, check_config, explanation
+from trionfq._protocol import QueueConfig, QueueProtocol, check_config, check_id, explanation
 from trionfq._queue import Queue
 from trionfq._read_ahead import CHUNK, ReadAhead
 from trionfq._verdict import Verdict, check_queue_number
@@ -127,7 +127,7 @@ def open_queue(
         error_handler=error_handler,
         checkpoint_every=checkpoint_every,
         inherited=inherited,
-        ledger=None if ledger is None else list(ledger),
+        ledger=None if ledger is None else [check_id(packet_id) for packet_id in ledger],
     )
 
 
@@ -258,6 +258,12 @@ def _owner(backend: Backend, number: int) -> int | None:
     return next((row.portid for row in rows if row.queue == number), None)
 
 
+def _described(owner: int | None) -> str:
+    if owner is None:
+        return "another netlink socket"
+    return f"the netlink socket with port id {owner} (usually its process id)"
+
+
 def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) -> KernelError:
     operation = f"bind queue {number}"
     said = explanation(answer)
@@ -270,9 +276,8 @@ def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) 
                 owner_portid=owner,
                 advice="this very socket has bound it already: open it with inherited=True"
                 if code == errno.EBUSY
-                else f"queue {number} belongs to the netlink socket with port id {owner} "
-                "(usually its process id): stop that program, or use another queue number in "
-                "rule and program",
+                else f"queue {number} belongs to {_described(owner)}: stop that program, or use "
+                "another queue number in rule and program",
             )
         return PrivilegeError(
             code,

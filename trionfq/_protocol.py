@@ -474,7 +474,7 @@ class QueueProtocol:
           LocalProtocolError: the id was never seen here, or is none.
           TypeError: it is not an integer.
         """
-        _check_id(packet_id)
+        check_id(packet_id)
         if packet_id in self._undecided:
             del self._undecided[packet_id]
         elif self._may_batch:
@@ -504,7 +504,7 @@ class QueueProtocol:
             answered; or no id at all.
           TypeError: it is not an integer.
         """
-        _check_id(packet_id)
+        check_id(packet_id)
         if not self._may_batch:
             self._explicit.append(self._writer.batch(packet_id, told))
             return 0
@@ -777,11 +777,18 @@ def _join(pieces: Iterable[bytes], most_bytes: int) -> list[bytes]:
     return [bytes(datagram) for datagram in datagrams]
 
 
-def _check_id(packet_id: int) -> None:
+def check_id(packet_id: int) -> int:
+    """Return the number if it is a packet id.
+
+    Raises:
+      TypeError: not an integer.
+      LocalProtocolError: not of 32 bits.
+    """
     if not isinstance(packet_id, int):
         raise TypeError(f"packet id: expected an integer, got {type(packet_id).__name__}")
     if not 0 <= packet_id <= ID_MASK:
         raise LocalProtocolError(f"packet id: expected 0 to {ID_MASK:#x}, got {packet_id:#x}")
+    return packet_id
 
 
 def explanation(answer: ErrorMessage) -> str | None:
