@@ -204,6 +204,8 @@ class KernelQueue:
     def discard(self, ids: Collection[int]) -> bool:
         """Remove waiting packets unseen, all or none; False where one does not wait."""
         held = self.held
+        if len(ids) == 1:
+            return held.pop(next(iter(ids)), None) is not None
         distinct = set(ids)
         if len(distinct) < len(ids) or not held.keys() >= distinct:
             return False
@@ -217,6 +219,12 @@ class KernelQueue:
     def discard_up_to(self, last: int) -> int:
         """Remove what `take_up_to` would give, unseen; returns how many that were."""
         held = self.held
+        if next(reversed(held), None) == last:
+            every = list(held)
+            # Ids that rise to the last one by less than half the circle are all before it.
+            if last - every[0] < _HALF_CIRCLE and sorted(every) == every:
+                held.clear()
+                return len(every)
         gone: list[int] = []
         for packet_id in held:
             if 0 < (packet_id - last) & ID_MASK < _HALF_CIRCLE:  # id_after, without a call

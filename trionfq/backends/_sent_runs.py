@@ -122,6 +122,7 @@ class Runs:
             pieces = [blanked[at : at + length] for at in range(0, size, length)]
             groups = [(piece, len(list(group))) for piece, group in groupby(pieces)]
         found: list[SentRun] = []
+        listed = ids.tolist()
         at = 0
         for piece, many in groups:
             known = self._known.get(piece)
@@ -131,7 +132,7 @@ class Runs:
             step = 1 if is_batch else many
             for begin in range(at, at + many, step):
                 end = begin + step
-                run = SentRun(queue, is_batch, ids[begin:end], begin * length, end * length)
+                run = SentRun(queue, is_batch, listed[begin:end], begin * length, end * length)
                 found.append(run)
             at += many
         return found, length
