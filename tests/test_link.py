@@ -201,6 +201,17 @@ async def test_whatever_sending_again_raises_breaks_the_queue(backend, autojump_
         assert isinstance(caught.value.__cause__, BackendBugError)
 
 
+async def test_a_failure_that_only_the_receive_loop_was_woken_by_is_raised_on_leaving(backend):
+    with pytest.raises(BackendBugError):
+        async with open_queue(0, backend=backend) as queue:
+            arrive(backend)
+            packet = await queue.receive()
+            await trio.testing.wait_all_tasks_blocked()  # the receive loop waits
+            backend.send_hook = raise_bug
+            packet.accept()
+            await trio.testing.wait_all_tasks_blocked()
+
+
 @pytest.mark.parametrize("error", [BackendBugError(), OSError(errno.EIO, "broken")])
 @pytest.mark.parametrize("who", ["consumer", "loop"])
 async def test_whatever_reading_raises_breaks_the_queue(backend, error, who):
@@ -216,6 +227,31 @@ async def test_whatever_reading_raises_breaks_the_queue(backend, error, who):
             with pytest.raises(trio.BrokenResourceError) as caught:
                 await queue.receive()
             assert caught.value.__cause__ is error
+
+
+async def test_whatever_waiting_raises_breaks_the_queue(backend):
+    error = BackendBugError()
+
+    async def fail():
+        raise error
+
+    async with open_queue(0, backend=backend) as queue:
+        backend.wait_readable_hook = fail
+        for _ in range(2):
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await queue.receive()
+            assert caught.value.__cause__ is error
+
+
+async def test_somebody_elses_waiting_for_the_backend_breaks_nothing(backend):
+    async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
+        await trio.testing.wait_all_tasks_blocked()  # the receive loop waits
+        with pytest.raises(trio.BusyResourceError):
+            await backend.wait_readable()
+        nursery.start_soon(receive_one, queue)
+        await trio.testing.wait_all_tasks_blocked()
+        arrive(backend)
+    assert effects(backend) == {1: Effect.ACCEPTED}
 
 
 async def test_whatever_waiting_raises_breaks_the_queue_where_nobody_reads(backend):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import threading
 
 import pytest
@@ -15,6 +16,7 @@ from trionfq._errors import (
     RemoteProtocolError,
     VerdictRefusedError,
 )
+from trionfq._packet import Packet
 from trionfq._protocol import QueueConfig, QueueProtocol
 from trionfq._verdict import Verdict, plain_decision
 from trionfq.schema import ErrorMessage, Message, attr, by_name
@@ -417,6 +419,26 @@ def test_undecodable_message_without_an_id_is_counted_and_kept():
     assert protocol.receive([b"\x10", bytes(15)]) == []
     assert protocol.counts.undecodable == len(protocol.undecodable) == 2
     assert not protocol.pending
+
+
+def test_an_undecodable_message_keeps_no_packets_alive():
+    """An exception's traceback would hold all that was read with it, and whoever read it."""
+    protocol, _ = machine()
+    broken = bytearray(arrival(2, mark=1))
+    broken[32:34] = (3).to_bytes(2, "little")
+    known = set(map(id, packets_alive()))
+    packets = protocol.receive([arrival(1), bytes(broken), arrival(3)])
+    for packet in packets:
+        packet.accept()
+    protocol.flush(MOST)
+    del packets, packet
+    assert len(protocol.undecodable) == 1
+    assert {id(packet) for packet in packets_alive()} <= known
+
+
+def packets_alive():
+    gc.collect()
+    return [thing for thing in gc.get_objects() if isinstance(thing, Packet)]
 
 
 def test_verdict_by_id_follows_the_same_rules():

@@ -738,6 +738,30 @@ async def test_a_slow_body_yields_after_a_millisecond(backend):
             packet.accept()
 
 
+@pytest.mark.parametrize("reader", ["consumer", "loop"])
+async def test_a_long_wait_is_not_taken_for_a_slow_body(backend, reader):
+    now = 0
+    async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
+        queue._clock_ns = lambda: now
+        arrive(backend, 64)
+        for _ in range(64):
+            (await queue.__anext__()).accept()
+        if reader == "loop":
+            await trio.testing.wait_all_tasks_blocked()
+
+        async def consume():
+            packets = [await queue.__anext__()]
+            with trio.testing.assert_no_checkpoints():
+                packets += [await queue.__anext__() for _ in range(31)]
+            for packet in packets:
+                packet.accept()
+
+        nursery.start_soon(consume)
+        await trio.testing.wait_all_tasks_blocked()
+        now += 2_000_000
+        arrive(backend, 32)
+
+
 async def test_receive_is_always_a_checkpoint(backend):
     async with open_queue(0, backend=backend) as queue:
         arrive(backend, 4)

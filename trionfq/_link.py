@@ -146,16 +146,19 @@ class Link:
     async def wait_readable(self) -> None:
         """Wait for the backend, as the one task that does.
 
+        Returns also where the queue became unusable: `raise_if_unusable` tells.
+
         Raises:
-          trio.ClosedResourceError, trio.BrokenResourceError: the queue became unusable.
+          trio.BusyResourceError: the program waits for the backend itself.
         """
         self.reading = True
         try:
             await self.backend.wait_readable()
-        except trio.ClosedResourceError:
-            # A failure closes the backend to wake us; then the failure is what to raise.
-            self.raise_if_unusable()
+        except trio.BusyResourceError:
             raise
+        except Exception as error:
+            # Nothing new where a failure, or our closing, has closed it to wake us.
+            self.fail(error)
         finally:
             self.reading = False
 

@@ -341,6 +341,11 @@ class QueueProtocol:
         return packets
 
     def _note_undecodable(self, error: RemoteProtocolError) -> None:
+        # Kept for long, so without tracebacks: their frames hold all packets read with this one.
+        link: BaseException | None = error
+        while link is not None:
+            link.__traceback__ = None
+            link = link.__cause__ or link.__context__
         self.counts.undecodable += 1
         self.undecodable.append(error)
         self.refusals.append(Refusal(error, None))

@@ -310,8 +310,8 @@ class Queue:
             if not self._link.reading:
                 self._link.flush()
                 await self._link.yield_before_reading()
-                self._turn_started = self._clock_ns()
             await self._link.wait_for_packets()
+            self._turn_started = self._clock_ns()
         finally:
             self._consumers -= 1
 
@@ -359,22 +359,13 @@ class Queue:
                     # A request may have brought something to tell.
                     link.report()
                     if self._may_read():
-                        await self._read_once()
+                        await link.wait_readable()
+                        link.drain()
+                        link.report()
                 except Exception as error:
                     link.fail(error)
                 link.pass_on()
             self._loop_called = False
-
-    async def _read_once(self) -> None:
-        try:
-            await self._link.wait_readable()
-        except (trio.ClosedResourceError, trio.BrokenResourceError) as error:
-            # Nothing to add where the queue was closed or broke, but somebody else may have closed
-            # the backend.
-            self._link.fail(error)
-            return
-        self._link.drain()
-        self._link.report()
 
     # -- settings and verdicts by id -----------------------------------------------------------
 
