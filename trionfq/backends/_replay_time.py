@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import trio
-import trio.testing
 
 if TYPE_CHECKING:
+    from trio.testing import MockClock
+
     from trionfq._arrivals import Arrival
 
 Pace: TypeAlias = Literal["asked", "timed", "lockstep"]
@@ -94,7 +96,17 @@ class RecordedTime:
         return self.pace == "timed" or mock_clock() is not None
 
 
-def mock_clock() -> trio.testing.MockClock | None:
+def mock_clock() -> MockClock | None:
     """The clock of this run, if it is one that can be moved."""
+    # Whoever runs on one has imported it. Importing it here would bring pytest, where that is
+    # installed, into every program.
+    testing = sys.modules.get("trio.testing")
     clock = trio.lowlevel.current_clock()
-    return clock if isinstance(clock, trio.testing.MockClock) else None
+    return clock if testing is not None and isinstance(clock, testing.MockClock) else None
+
+
+async def wait_all_tasks_blocked(cushion_s: float = 0.0) -> None:
+    """The function of trio.testing, imported by those who need it."""
+    from trio.testing import wait_all_tasks_blocked as wait
+
+    await wait(cushion_s)

@@ -18,16 +18,17 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 import trio
-import trio.testing
 
 from trionfq._arrivals import Arrivals
 from trionfq.backends._abc import QueueRow, Received
 from trionfq.backends._replay_feed import Feed
-from trionfq.backends._replay_time import RecordedTime, mock_clock
+from trionfq.backends._replay_time import RecordedTime, mock_clock, wait_all_tasks_blocked
 from trionfq.backends._sent_check import SentCheck
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from trio.testing import MockClock
 
     from trionfq._arrivals import Arrival, Source
     from trionfq._transcript import Outcome
@@ -326,7 +327,7 @@ class ReplayBackend:
     async def _watch(self) -> None:
         """Wait until it is clear that no verdict will come."""
         decided = self._feed.decisions
-        await trio.testing.wait_all_tasks_blocked(_CUSHION_S)
+        await wait_all_tasks_blocked(_CUSHION_S)
         if _something_may_wake_a_task():
             await trio.sleep(self._patience_s)
         if self._feed.decisions == decided:
@@ -335,7 +336,7 @@ class ReplayBackend:
     async def _step(self, arrival: Arrival | None) -> None:
         """Once all tasks are blocked, let happen what comes next: a timeout or a packet."""
         feed = self._feed
-        await trio.testing.wait_all_tasks_blocked()
+        await wait_all_tasks_blocked()
         clock = mock_clock()
         if clock is None:
             if arrival is not None:
@@ -358,9 +359,7 @@ class ReplayBackend:
         else:
             await trio.sleep_forever()
 
-    async def _step_without_packets(
-        self, clock: trio.testing.MockClock, now: float, timeout: float
-    ) -> None:
+    async def _step_without_packets(self, clock: MockClock, now: float, timeout: float) -> None:
         """Move the clock on while packets are held, until patience ends."""
         feed = self._feed
         if self._progress[0] != feed.decisions:
@@ -373,9 +372,9 @@ class ReplayBackend:
             clock.jump(max(0.0, patience))
         elif _something_may_wake_a_task():
             # A thread or I/O: its time is not the clock's.
-            await trio.testing.wait_all_tasks_blocked(self._patience_s)
+            await wait_all_tasks_blocked(self._patience_s)
         else:
-            await trio.testing.wait_all_tasks_blocked(_CUSHION_S)
+            await wait_all_tasks_blocked(_CUSHION_S)
         if self._progress[0] == feed.decisions:
             self._gave_up_at = feed.decisions
 
