@@ -1,10 +1,14 @@
-"""Verdicts as messages: each kind of verdict is encoded once, and then filled in."""
+"""Verdicts as messages: a kind of verdict that comes again is filled into a template.
+
+Making a template costs as much as encoding a dozen messages, so one that is seen for the first
+time is encoded: a program may give every packet a mark of its own.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trionfq._codec import Template
+from trionfq._codec import Template, encode
 from trionfq.schema import Message, attr
 from trionfq.schema.netlink import MessageFlags
 from trionfq.schema.nfqueue import NFQA, MessageType
@@ -15,8 +19,9 @@ if TYPE_CHECKING:
     from trionfq._verdict import Decision
     from trionfq.schema import Attr
 
-# Marks may differ for every packet; a table that is full starts anew.
+# A table that is full starts anew.
 _TEMPLATES_KEPT = 256
+_SEEN_KEPT = 4096
 
 
 class VerdictWriter:
@@ -31,14 +36,20 @@ class VerdictWriter:
     def __init__(self, queue_number: int) -> None:
         self._queue_number = queue_number
         self._templates: dict[tuple[int, int, tuple[Attr, ...]], Template] = {}
+        self._seen: set[tuple[int, int, tuple[Attr, ...]]] = set()
 
     def batch(self, packet_id: int, told: Decision) -> bytes:
         """One verdict for everything up to an id."""
-        return self._template(MessageType.VERDICT_BATCH, told).pack(packet_id, packet_id)
+        template = self._template(MessageType.VERDICT_BATCH, told)
+        if template is None:
+            return encode([self._message(MessageType.VERDICT_BATCH, packet_id, told)])
+        return template.pack(packet_id, packet_id)
 
     def single(self, packet_id: int, told: Decision) -> bytes:
         """One verdict for one packet."""
         template = self._template(MessageType.VERDICT, told)
+        if template is None:
+            return encode([self._message(MessageType.VERDICT, packet_id, told)])
         if told.payload is None:
             return template.pack(packet_id, packet_id)
         return template.pack_payload(packet_id, packet_id, told.payload)
@@ -55,22 +66,38 @@ class VerdictWriter:
           most_bytes: longest piece wanted.
         """
         template = self._template(MessageType.VERDICT, like)
+        if template is None:
+            return [
+                encode([self._message(MessageType.VERDICT, i, like._replace(code=code))])
+                for i, code in zip(ids, codes, strict=True)
+            ]
         step = max(1, most_bytes // template.size)
         return [
             template.pack_many(ids[start : start + step], codes[start : start + step])
             for start in range(0, len(ids), step)
         ]
 
-    def _template(self, operation: MessageType, told: Decision) -> Template:
+    def _template(self, operation: MessageType, told: Decision) -> Template | None:
+        """The template of this kind of verdict, None where it was not seen before."""
         key = operation, told.code, told.attributes
         template = self._templates.get(key)
         if template is None:
+            if key not in self._seen:
+                if len(self._seen) >= _SEEN_KEPT:
+                    self._seen.clear()
+                self._seen.add(key)
+                return None
             if len(self._templates) >= _TEMPLATES_KEPT:
                 self._templates.clear()
-            header = attr(NFQA, "verdict_hdr", {"verdict": told.code, "id": 0})
-            attributes = (header, *told.attributes)
-            sample = Message(
-                operation, MessageFlags.REQUEST, 0, 0, 0, 0, self._queue_number, attributes
+            template = self._templates[key] = Template(
+                self._message(operation, 0, told._replace(payload=None))
             )
-            template = self._templates[key] = Template(sample)
         return template
+
+    def _message(self, operation: MessageType, packet_id: int, told: Decision) -> Message:
+        header = attr(NFQA, "verdict_hdr", {"verdict": told.code, "id": packet_id})
+        attributes = (header, *told.attributes)
+        if told.payload is not None:
+            attributes += (attr(NFQA, "payload", told.payload),)
+        number = self._queue_number
+        return Message(operation, MessageFlags.REQUEST, packet_id, 0, 0, 0, number, attributes)
