@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 import pytest
 
 from trionfq import schema
+from trionfq._config import QueueConfig
 from trionfq._errors import LocalProtocolError
 from trionfq._ip_repair import Unfixed
 from trionfq._packet_attributes import PacketAttributes
-from trionfq._protocol import QueueConfig, QueueProtocol
+from trionfq._protocol import QueueProtocol
 from trionfq._verdict import Verdict
 from trionfq.schema import Attr, attr, by_name
 from trionfq.schema.conntrack import CTA

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from trionfq import schema
+from trionfq._config import QueueConfig
 from trionfq._errors import (
     AlreadyDecidedError,
     LocalProtocolError,
@@ -17,7 +18,7 @@ from trionfq._errors import (
     VerdictRefusedError,
 )
 from trionfq._packet import Packet
-from trionfq._protocol import QueueConfig, QueueProtocol
+from trionfq._protocol import QueueProtocol
 from trionfq._verdict import Verdict, plain_decision
 from trionfq.schema import ErrorMessage, Message, attr, by_name
 from trionfq.schema.netlink import MessageFlags

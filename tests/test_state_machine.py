@@ -23,9 +23,10 @@ from hypothesis.stateful import (
 
 import trionfq._protocol
 from trionfq import schema
+from trionfq._config import QueueConfig
 from trionfq._errors import AlreadyDecidedError, LocalProtocolError
 from trionfq._kernel_model import Cause, Effect, Fate, KernelModel, PacketIn
-from trionfq._protocol import QueueConfig, QueueProtocol
+from trionfq._protocol import QueueProtocol
 from trionfq._verdict import Verdict, decision, queue_code
 from trionfq.schema.nfqueue import NFQA, CopyMode, QueueFlags
 

@@ -8,6 +8,7 @@
 """
 
 from trionfq._batch import Batch, Batches
+from trionfq._config import QueueConfig
 from trionfq._errors import (
     AlreadyDecidedError,
     CaptureError,
@@ -26,7 +27,6 @@ from trionfq._ip import IPView
 from trionfq._ip_repair import RepairResult, Unfixed, repair
 from trionfq._open import QueueManager, open_queue
 from trionfq._packet import Packet
-from trionfq._protocol import QueueConfig
 from trionfq._queue import Queue
 from trionfq._statistics import Statistics
 from trionfq._verdict import Changes, MarkChanges, Verdict

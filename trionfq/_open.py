@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trionfq._answers import explanation
+from trionfq._config import QueueConfig, check_config
 from trionfq._errors import (
     KernelError,
     ModuleMissingError,
@@ -14,7 +16,7 @@ from trionfq._errors import (
     QueueBusyError,
 )
 from trionfq._link import Link
-from trionfq._protocol import QueueConfig, QueueProtocol, check_config, check_id, explanation
+from trionfq._protocol import QueueProtocol, check_id
 from trionfq._queue import Queue
 from trionfq._read_ahead import CHUNK, ReadAhead
 from trionfq._verdict import Verdict, check_queue_number

@@ -26,14 +26,15 @@ from collections import Counter, deque
 from itertools import repeat
 from operator import itemgetter
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from trionfq._answers import binding_lost, explanation
 from trionfq._codec import PacketReader, decode, encode
+from trionfq._config import QueueConfig, queue_limits, settings
 from trionfq._errors import (
     AlreadyDecidedError,
     KernelError,
     LocalProtocolError,
-    PrivilegeError,
     RemoteProtocolError,
     VerdictRefusedError,
 )
@@ -41,19 +42,18 @@ from trionfq._ids import ID_MASK, id_after
 from trionfq._packet import Packet
 from trionfq._verdict import Decision, Verdict, plain_decision
 from trionfq._verdict_writer import VerdictWriter
-from trionfq.schema import Attr, ErrorMessage, Message, attr, by_name
-from trionfq.schema.netlink import NLMSG_ALIGNTO, NLMSGERR_ATTR, MessageFlags
+from trionfq.schema import Attr, ErrorMessage, Message, attr
+from trionfq.schema.netlink import NLMSG_ALIGNTO, MessageFlags
 from trionfq.schema.nfqueue import (
     NFQA_CFG,
     VERDICT_MASK,
     ConfigCommand,
-    CopyMode,
     MessageType,
     QueueFlags,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from trionfq._verdict import Changes
 
@@ -66,49 +66,6 @@ _VERDICT_TYPES = frozenset({MessageType.VERDICT, MessageType.VERDICT_BATCH})
 _UNDECODABLE_KEPT = 16
 # Sequence number of requests whose answer nobody waits for; `QueueProtocol` counts from 1.
 _UNASKED = 0
-
-
-class QueueConfig(NamedTuple):
-    """How a queue is set up.
-
-    Attributes:
-      number: queue number.
-      copy_mode: what of a packet is copied.
-      copy_range: most payload bytes copied.
-      max_len: most packets that the kernel holds.
-      flags: NFQA_CFG_F_*.
-    """
-
-    number: int
-    copy_mode: CopyMode = CopyMode.PACKET
-    copy_range: int = 0xFFFF
-    max_len: int = 1024
-    flags: QueueFlags = QueueFlags(0)
-
-    def changed(self, wanted: Mapping[str, Any]) -> QueueConfig:
-        """The same with other settings; a value of None leaves one as it is."""
-        return self._replace(**{name: v for name, v in wanted.items() if v is not None})
-
-
-def check_config(config: QueueConfig) -> QueueConfig:
-    """Check the settings that go to the kernel, and give them their types.
-
-    Raises:
-      ValueError: out of range, or an unknown mode or flag; says what is allowed.
-    """
-    for name in ("copy_range", "max_len"):
-        value = getattr(config, name)
-        if not isinstance(value, int) or not 0 <= value <= _U32:
-            raise ValueError(f"{name}: expected 0 to {_U32}, got {value!r}")
-    try:
-        mode = CopyMode(config.copy_mode)
-    except ValueError:
-        # The kernel answers an invalid mode with success and ignores it (nfqnl_set_mode).
-        raise ValueError(f"copy_mode: expected a CopyMode, got {config.copy_mode!r}") from None
-    known = ~QueueFlags(0)
-    if not isinstance(config.flags, int) or int(config.flags) & ~int(known):
-        raise ValueError(f"flags: expected QueueFlags, got {config.flags!r}")
-    return config._replace(copy_mode=mode, flags=QueueFlags(config.flags))
 
 
 class Refusal(NamedTuple):
@@ -213,12 +170,12 @@ class QueueProtocol:
         """
         config = self.config
         command = {"command": ConfigCommand.BIND, "pf": 0}
-        return self._config_request(attr(NFQA_CFG, "cmd", command), *_settings(config))
+        return self._config_request(attr(NFQA_CFG, "cmd", command), *settings(config))
 
     def reconfigure(self, config: QueueConfig) -> tuple[int, bytes]:
         """A request that changes the settings of the bound queue, and its sequence number."""
         self.config = config
-        return self._config_request(*_settings(config, every_flag=True))
+        return self._config_request(*settings(config, every_flag=True))
 
     def _config_request(self, *attributes: Attr) -> tuple[int, bytes]:
         self._sequence = (self._sequence + 1) & ID_MASK or 1
@@ -365,7 +322,7 @@ class QueueProtocol:
                 self.answers[answer.seq] = answer
             elif answer.error and self._closing and self.failure is None:
                 operation = f"close queue {self.config.number}"
-                self.failure = _binding_lost(-answer.error, operation, answer)
+                self.failure = binding_lost(-answer.error, operation, answer)
         elif kind not in _VERDICT_TYPES:
             self.counts.unexpected += 1
         elif answer.error:
@@ -381,7 +338,7 @@ class QueueProtocol:
         operation = f"verdict for packet {answer.seq} of queue {self.config.number}"
         if code in _ENDS_BINDING:
             if self.failure is None:
-                self.failure = _binding_lost(code, operation, answer)
+                self.failure = binding_lost(code, operation, answer)
             return
         self.counts.verdicts_refused += 1
         packet, told = self._unsettled.pop(answer.seq, (None, None))
@@ -685,7 +642,7 @@ class QueueProtocol:
             )
             pieces.append(
                 encode(
-                    [self._config_message(MessageFlags.REQUEST, _UNASKED, *_queue_limits(open_up))]
+                    [self._config_message(MessageFlags.REQUEST, _UNASKED, *queue_limits(open_up))]
                 )
             )
             everything = self._everything()
@@ -749,24 +706,6 @@ class QueueProtocol:
         return [p for p in self._undecided.values() if p is not None and not p.decided]
 
 
-def _settings(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
-    """Everything that a CONFIG message can set, besides its command."""
-    params = {"copy_range": config.copy_range, "copy_mode": config.copy_mode}
-    return [
-        attr(NFQA_CFG, "params", params),
-        *_queue_limits(config, every_flag=every_flag),
-    ]
-
-
-def _queue_limits(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
-    mask = ~QueueFlags(0) if every_flag else config.flags
-    limits = [attr(NFQA_CFG, "queue_maxlen", config.max_len)]
-    if mask:
-        limits.append(attr(NFQA_CFG, "flags", int(config.flags)))
-        limits.append(attr(NFQA_CFG, "mask", int(mask)))
-    return limits
-
-
 def _join(pieces: Iterable[bytes], most_bytes: int) -> list[bytes]:
     """As few datagrams as fit; a message starts at a multiple of four bytes (NLMSG_ALIGN)."""
     datagrams: list[bytearray] = []
@@ -794,28 +733,3 @@ def check_id(packet_id: int) -> int:
     if not 0 <= packet_id <= ID_MASK:
         raise LocalProtocolError(f"packet id: expected 0 to {ID_MASK:#x}, got {packet_id:#x}")
     return packet_id
-
-
-def explanation(answer: ErrorMessage) -> str | None:
-    """What the extended acknowledgement adds to an error number."""
-    text = by_name(NLMSGERR_ATTR, answer.attributes).get("msg")
-    if not isinstance(text, bytes):
-        return None
-    return text.rstrip(b"\0").decode("ascii", "replace")
-
-
-def _binding_lost(code: int, operation: str, answer: ErrorMessage) -> KernelError:
-    if code == errno.EPERM:
-        return PrivilegeError(
-            code,
-            operation,
-            advice="every verdict needs CAP_NET_ADMIN and the socket that owns the queue: keep the "
-            "capability after dropping privileges, or answer from the process that kept it",
-            extack=explanation(answer),
-        )
-    return KernelError(
-        code,
-        operation,
-        advice="the queue is not bound any more; open it again",
-        extack=explanation(answer),
-    )

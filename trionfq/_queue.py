@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from trionfq import _flush
+from trionfq._answers import explanation
 from trionfq._batch import Batch, Batches
+from trionfq._config import check_config
 from trionfq._errors import KernelError
 from trionfq._link import READ_AHEAD
-from trionfq._protocol import check_config, explanation
 from trionfq._serve import Server
 from trionfq._statistics import Statistics
 from trionfq._verdict import MarkChanges, Verdict, decision, queue_code
@@ -29,10 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Self, TypeAlias, Unpack
 
+    from trionfq._config import QueueConfig
     from trionfq._errors import RemoteProtocolError
     from trionfq._link import ErrorHandler, Link
     from trionfq._packet import Packet
-    from trionfq._protocol import QueueConfig
     from trionfq._verdict import Changes
     from trionfq.backends import Backend
     from trionfq.schema.nfqueue import CopyMode, QueueFlags
@@ -423,6 +424,7 @@ class Queue:
             advice="the kernel's answer found no room; raise receive_buffer_bytes",
         )
 
+    @trio.lowlevel.enable_ki_protection
     def set_verdict(
         self,
         packet_id: int,
@@ -432,7 +434,7 @@ class Queue:
         bypass: bool = False,
         **changes: Unpack[Changes],
     ) -> None:
-        """Give a verdict by packet id; does not block.
+        """Give a verdict by packet id; does not block. A packet still unread is not handed out.
 
         Args:
           packet_id: the packet's id.
@@ -452,10 +454,12 @@ class Queue:
         packet = protocol.undecided_packet(packet_id)
         if packet is not None:
             packet.decide(code, changes)
+            self._ahead.discard_decided(packet_id)
             return
         protocol.check_conntrack(changes)
         protocol.decide_id(packet_id, decision(code, changes))
 
+    @trio.lowlevel.enable_ki_protection
     def set_verdict_batch(
         self,
         packet_id: int,
@@ -466,6 +470,8 @@ class Queue:
         **changes: Unpack[MarkChanges],
     ) -> int:
         """Give every undecided packet up to an id a verdict, held and unread ones included.
+
+        Unread ones are not handed out any more.
 
         Args:
           packet_id: the highest id to be answered; it must have been read.
@@ -485,7 +491,10 @@ class Queue:
         told = decision(_code(verdict, queue, bypass=bypass), changes)
         if not told.plain:
             raise TypeError("a batch of verdicts can carry mark and priority only")
-        return self._protocol.decide_up_to(packet_id, told)
+        count = self._protocol.decide_up_to(packet_id, told)
+        if count:
+            self._ahead.discard_decided(packet_id)
+        return count
 
     # -- the end -------------------------------------------------------------------------------
 
