@@ -253,12 +253,12 @@ VERDICTS = {
     "set_verdict": (
         lambda q, p: q.set_verdict(p[1].id, Verdict.DROP),
         "opcode",
-        [Packet.decide],
+        [Queue.set_verdict, Packet.decide],
     ),
     "set_verdict_batch": (
         lambda q, p: q.set_verdict_batch(p[1].id, Verdict.DROP),
         "opcode",
-        [QueueProtocol.decide_up_to, Packet.settle],
+        [Queue.set_verdict_batch, QueueProtocol.decide_up_to, Packet.settle],
     ),
 }
 

@@ -22,6 +22,7 @@ from trionfq._errors import (
 from trionfq._kernel_model import Effect, KernelModel
 from trionfq._link import READ_AHEAD
 from trionfq._open import open_queue
+from trionfq._packet import Packet
 from trionfq._verdict import Verdict
 from trionfq.schema.nfqueue import CopyMode, MessageType, QueueFlags
 from trionfq.testing import ScriptedBackend, make_packet
@@ -928,6 +929,46 @@ async def test_verdict_batch_by_id_answers_everything_up_to_it(backend):
         await trio.lowlevel.checkpoint()
         marked = {d.packet_id: d.changes.mark for d in backend.decisions}
         assert marked == {1: 8, 2: None, 3: 8, 4: None}
+
+
+async def test_a_packet_that_was_decided_unread_is_not_handed_out(backend):
+    async with open_queue(0, backend=backend) as queue:
+        arrive(backend, 40)
+        packets = [await queue.receive() for _ in range(10)]
+        # At least 24 have been read.
+        queue.set_verdict(12, Verdict.DROP)
+        queue.set_verdict(24, Verdict.DROP)
+        assert (await queue.receive()).id == 11
+        assert (await queue.receive()).id == 13
+        before = queue.statistics().read_ahead
+        assert queue.set_verdict_batch(20, Verdict.ACCEPT) == 10 + 2 + 7
+        assert queue.statistics().read_ahead == before - 7
+        packets = [await queue.receive() for _ in range(19)]
+        assert [packet.id for packet in packets] == [21, 22, 23, *range(25, 41)]
+        for packet in packets:
+            packet.accept()
+    assert len(effects(backend)) == 40
+    assert [n for n, effect in effects(backend) if effect is Effect.DROPPED] == [12, 24]
+
+
+async def test_packets_are_forgotten_when_they_are_decided(backend):
+    """Those of the last read, too, while the next one is waited for."""
+    async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
+
+        async def consume():
+            async for packet in queue:
+                packet.accept()
+                del packet
+
+        arrive(backend, 60)
+        nursery.start_soon(consume)
+        await trio.testing.wait_all_tasks_blocked()
+        gc.collect()
+        mine = [
+            p for p in gc.get_objects() if isinstance(p, Packet) and p._owner is queue._protocol
+        ]
+        assert mine == []
+        nursery.cancel_scope.cancel()
 
 
 async def test_verdict_queue_needs_its_target(backend):

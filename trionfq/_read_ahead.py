@@ -7,12 +7,14 @@ iterator, since ``for packet in chunk: return packet`` is the cheapest way to ha
 
 from __future__ import annotations
 
+from copy import copy
 from operator import length_hint
 from typing import TYPE_CHECKING
 
 import trio
 
 from trionfq._batch import Batch
+from trionfq._ids import id_after
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +57,8 @@ class ReadAhead:
             end = min(self._position + self._chunk_size, len(self._batch))
             self.chunk = iter(self._batch[self._position : end])
             self._position = end
+            if not self.waiting:
+                self._batch, self._position = [], 0  # or it keeps them all until the next read
 
     @trio.lowlevel.enable_ki_protection
     def append(self, packets: list[Packet]) -> None:
@@ -63,6 +67,18 @@ class ReadAhead:
             packets = self._batch[self._position :] + packets
         self._batch = packets
         self._position = 0
+
+    def discard_decided(self, packet_id: int) -> None:
+        """Remove what was decided unread, after a verdict by id.
+
+        Args:
+          packet_id: the highest id that was decided; packets that were handed out have lower ones.
+        """
+        first = next(copy(self.chunk), None)
+        if first is None and self.waiting:
+            first = self._batch[self._position]
+        if first is not None and not id_after(first.id, packet_id):
+            self._batch = [packet for packet in self.take_all() if not packet.decided]
 
     @trio.lowlevel.enable_ki_protection
     def take_all(self) -> Batch:
