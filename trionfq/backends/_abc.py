@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from trionfq._kernel_records import QueueRow
+
+__all__ = ["Backend", "QueueRow", "Received"]
+
 
 class Received(NamedTuple):
     """What one `Backend.receive_nowait` took from the socket.
@@ -26,30 +30,6 @@ class Received(NamedTuple):
     truncated: int = 0
     foreign: int = 0
     ended: bool = False
-
-
-class QueueRow(NamedTuple):
-    """One row of /proc/net/netfilter/nfnetlink_queue (seq_show, nfnetlink_queue.c).
-
-    Attributes:
-      queue: queue number.
-      portid: netlink port id of the owning socket.
-      queue_total: packets that wait for a verdict.
-      copy_mode: 0 none, 1 meta, 2 packet.
-      copy_range: most payload bytes copied, in bytes.
-      queue_dropped: packets dropped since the queue was full.
-      user_dropped: packets dropped since they could not be sent to user space.
-      id_sequence: id of the last packet.
-    """
-
-    queue: int
-    portid: int
-    queue_total: int
-    copy_mode: int
-    copy_range: int
-    queue_dropped: int
-    user_dropped: int
-    id_sequence: int
 
 
 @runtime_checkable

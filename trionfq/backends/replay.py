@@ -218,7 +218,7 @@ class ReplayBackend:
           trio.ClosedResourceError: the backend is closed.
         """
         self._check_open()
-        return [QueueRow(*row) for row in self._feed.model.rows()]
+        return self._feed.model.rows()
 
     def socket_drops(self) -> int:
         """0: what a receive buffer lost was lost when it was recorded."""

@@ -232,7 +232,7 @@ class ScriptedBackend:
           trio.ClosedResourceError: it is closed.
         """
         self._check_open()
-        return [QueueRow(*row) for row in self.kernel.rows()]
+        return self.kernel.rows()
 
     def socket_drops(self) -> int:
         """Datagrams that the receive buffer refused.
