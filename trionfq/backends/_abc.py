@@ -60,6 +60,9 @@ class Backend(Protocol):
     def receive_nowait(self, limit: int) -> Received:
         """Take at most `limit` datagrams; an empty list where nothing waits.
 
+        Fewer than that, truncated and foreign ones counted, say that nothing more waited: every
+        answer to what was sent has then been taken.
+
         Raises:
           OSError: the endpoint is unusable.
           trio.ClosedResourceError: the backend is closed.
