@@ -16,9 +16,10 @@ under them confirms stand; otherwise the bytes count.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trionfq._checksum import internet_checksum, ones_complement_sum
+from trionfq._foreign import packet_bytes
 from trionfq._ip_headers import (
     AUTHENTICATION,
     IPV4_HEADER_BYTES,
@@ -33,6 +34,9 @@ from trionfq._ip_headers import (
 from trionfq._ip_pseudo import ipv4_addresses, ipv6_addresses, jumbo_offset
 from trionfq._ip_transport import Former, Segment, length_to_state, repair_transport
 from trionfq._ip_unfixed import UnfixableError, Unfixed
+
+if TYPE_CHECKING:
+    from trionfq._foreign import Payload
 
 __all__ = ["RepairResult", "Unfixed", "repair"]
 
@@ -54,9 +58,9 @@ class RepairResult(NamedTuple):
 
 
 def repair(
-    payload: bytes | bytearray | memoryview,
+    payload: Payload,
     *,
-    original: bytes | bytearray | memoryview | None = None,
+    original: Payload | None = None,
     checksum_not_ready: bool = False,
 ) -> RepairResult:
     """Make lengths and checksums of a rewritten IP packet right.
@@ -71,10 +75,10 @@ def repair(
     A UDP checksum of 0 means "none", and stays, if the original had none, too, or is not given.
 
     Args:
-      payload: the rewritten packet, from the IP header on.
-      original: the packet before. Give it whenever there is one: it tells padding behind the
-          packet from appended data, a truncated copy from a shortened packet, and a UDP checksum
-          to be computed from none.
+      payload: the rewritten packet, from the IP header on: bytes, or a packet of scapy or dpkt.
+      original: the packet before, likewise. Give it whenever there is one: it tells padding
+          behind the packet from appended data, a truncated copy from a shortened packet, and a UDP
+          checksum to be computed from none.
       checksum_not_ready: NFQA_SKB_INFO has CSUMNOTREADY: the transport checksum was left to the
           network card, so the field holds a partial sum, or for SCTP nothing. A rewritten packet
           needs the whole checksum, since the kernel no longer asks the card for it.
@@ -83,11 +87,12 @@ def repair(
       The bytes to send, and what was left alone.
 
     Raises:
-      TypeError: ``payload`` or ``original`` is not bytes.
+      TypeError: ``payload`` or ``original`` is none of these.
+      LocalProtocolError: scapy or dpkt cannot make bytes of it.
     """
-    packet = _as_bytes(payload, "payload")
+    packet = packet_bytes("payload", payload)
     if original is not None:
-        result, _ = _repair(packet, _as_bytes(original, "original"), checksum_not_ready)
+        result, _ = _repair(packet, packet_bytes("original", original), checksum_not_ready)
         return result
     # As if it were its own original, its lengths stand.
     result, verified = _repair(packet, packet, checksum_not_ready)
@@ -99,14 +104,6 @@ def repair(
         return result
     result, _ = _repair(packet, None, checksum_not_ready)
     return result
-
-
-def _as_bytes(value: object, name: str) -> bytes:
-    if isinstance(value, bytes):
-        return value
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(f"{name}: expected bytes, got {type(value).__name__}")
 
 
 def _repair(

@@ -8,7 +8,7 @@ import enum
 class Unfixed(enum.Enum):
     """Something that a repair left alone; the value says what and why, for people."""
 
-    NOT_IP = "the first byte says neither IPv4 nor IPv6; nothing was changed"
+    NOT_IP = "neither IPv4 nor IPv6, by EtherType or first byte; nothing was changed"
     IP_HEADER = "the IP header is cut off, or its length field is below 20 bytes; nothing changed"
     TRUNCATED = "only a part of the packet was copied, so its length is unknown; nothing changed"
     LENGTH = "the packet is longer than its IP length field can say; nothing was changed"

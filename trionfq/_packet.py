@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import TYPE_CHECKING
 
 from trionfq._errors import AlreadyDecidedError, LocalProtocolError
+from trionfq._foreign import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, to_dpkt, to_scapy
 from trionfq._ip import IPView
 from trionfq._ip_repair import Unfixed, repair
 from trionfq._packet_attributes import PacketAttributes
@@ -29,10 +30,19 @@ from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import CopyMode, SkbInfo
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from collections.abc import Iterable, Sequence
+    from typing import Any, Unpack
 
     from trionfq._codec import Shape
+    from trionfq._foreign import Payload
     from trionfq._protocol import QueueProtocol
+
+# What the hooks of a family are handed; other families see every EtherType (NFQA_PACKET_HDR).
+_ETHERTYPES: dict[int, int] = {
+    Family.IPV4: ETHERTYPE_IPV4,
+    Family.IPV6: ETHERTYPE_IPV6,
+    Family.ARP: ETHERTYPE_ARP,
+}
 
 _ACCEPTED = plain_decision(Verdict.ACCEPT)
 _DROPPED = plain_decision(Verdict.DROP)
@@ -251,13 +261,13 @@ class Packet(PacketAttributes):
     def payload(self) -> bytes:
         """The packet from its network header on; after setting it, the new bytes.
 
-        Setting it repairs IP lengths and checksums, and TCP, UDP, ICMP and ICMPv6 checksums, and
-        leaves with the verdict; `set_payload` can leave the bytes as given.
+        Setting it, to bytes or to a packet of scapy or dpkt, repairs lengths and checksums
+        (`repair`) and leaves with the verdict; `set_payload` can leave the bytes as given.
 
         Raises:
           LocalProtocolError: the queue's copy mode gives no payload; or, on setting, the packet
             was copied only in part, or the new payload has no room for its headers.
-          TypeError: set to something that is not bytes.
+          TypeError: set to something else.
         """
         told = self._decision
         if told is not None and told.payload is not None:
@@ -268,7 +278,7 @@ class Packet(PacketAttributes):
         return self._no_payload()
 
     @payload.setter
-    def payload(self, payload: bytes) -> None:
+    def payload(self, payload: Payload) -> None:
         self.set_payload(payload)
 
     def _no_payload(self) -> bytes:
@@ -279,22 +289,21 @@ class Packet(PacketAttributes):
             )
         return b""
 
-    def set_payload(self, payload: bytes, *, repair: bool = True) -> tuple[Unfixed, ...]:
+    def set_payload(self, payload: Payload, *, repair: bool = True) -> tuple[Unfixed, ...]:
         """Replace the payload; it leaves with the verdict, unless that is a drop.
 
         Args:
-          payload: the packet from its network header on; at most 65,531 bytes (nla_len is 16
-            bits).
-          repair: fix IP lengths and checksums, and TCP, UDP, ICMP and ICMPv6 checksums; the
-            kernel fixes nothing.
+          payload: the packet from its network header on, as bytes or as a packet of scapy or
+            dpkt; at most 65,531 bytes (nla_len is 16 bits).
+          repair: make lengths and checksums right (`repair`); the kernel fixes nothing.
 
         Returns:
           What could not be repaired; those bytes stand as given.
 
         Raises:
-          TypeError: not bytes.
-          LocalProtocolError: the packet was copied only in part, or the new payload is too long or
-            has no room for its headers.
+          TypeError: neither bytes nor a packet of scapy or dpkt.
+          LocalProtocolError: the packet was copied only in part; or the new payload is too long,
+            has no room for its headers, or cannot be made bytes of.
           AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
         """
         self._writable()
@@ -319,10 +328,43 @@ class Packet(PacketAttributes):
                 f"payload: expected at least {least} bytes for the headers, got {len(new)}; the "
                 "kernel would drop the packet and say nothing"
             )
-        if not fix or self.family == Family.ARP:
+        if not fix:
             return new, ()
+        # A bridge shows what is not IP, too, and that may begin as IP does (an MPLS label).
+        ethertype = self._ethertype()
+        if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
+            return new, () if ethertype == ETHERTYPE_ARP else (Unfixed.NOT_IP,)
         not_ready = bool(self.skb_info & SkbInfo.CSUMNOTREADY)
         return repair(new, original=old, checksum_not_ready=not_ready)
+
+    def _ethertype(self) -> int:
+        return _ETHERTYPES.get(self.family) or self.hw_protocol
+
+    def to_scapy(self) -> Any:
+        """The payload as a packet of scapy, to look at or to edit and set as the new payload.
+
+        Its first layer is scapy's ``IP``, ``IPv6`` or ``ARP``, and ``Raw`` for anything else.
+        scapy is imported by the first call; it dissects only protocols that the program imports,
+        all of them after ``import scapy.all``.
+
+        Raises:
+          ImportError: scapy is not installed.
+          LocalProtocolError: the queue's copy mode gives no payload.
+        """
+        return to_scapy(self.payload, self._ethertype())
+
+    def to_dpkt(self) -> Any:
+        """The payload as a packet of dpkt: ``dpkt.ip.IP``, ``dpkt.ip6.IP6`` or ``dpkt.arp.ARP``.
+
+        Padding behind the packet is left out. dpkt is imported by the first call.
+
+        Raises:
+          ImportError: dpkt is not installed.
+          LocalProtocolError: the packet is none of these; dpkt cannot read it, or its object would
+            not give the same bytes again (some IPv6 extension headers); or the queue's copy mode
+            gives no payload.
+        """
+        return to_dpkt(self.payload, self._ethertype())
 
     def _copied(self) -> bytes:
         where = self._shape.payload_slice

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from trionfq._errors import LocalProtocolError
+from trionfq._foreign import packet_bytes
 from trionfq.schema import Attr, attr
 from trionfq.schema.conntrack import CTA
 from trionfq.schema.nfqueue import (
@@ -26,6 +27,7 @@ from trionfq.schema.nfqueue import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trionfq._foreign import Payload
     from trionfq._ip_unfixed import Unfixed
 
 _U32 = 0xFFFFFFFF
@@ -59,7 +61,8 @@ class Changes(MarkChanges, total=False):
     """Changes that leave with a verdict.
 
     Keys:
-      payload: new bytes from the network header on (NFQA_PAYLOAD).
+      payload: the new packet from the network header on (NFQA_PAYLOAD): bytes, or a packet of
+        scapy or dpkt.
       repair: False leaves lengths and checksums of ``payload`` as given; True by default.
       connmark: new conntrack mark, 32 bits (CTA_MARK in NFQA_CT).
       ct_labels: new conntrack labels, 16 bytes (CTA_LABELS in NFQA_CT).
@@ -69,7 +72,7 @@ class Changes(MarkChanges, total=False):
     None leaves the packet's own.
     """
 
-    payload: bytes | None
+    payload: Payload | None
     repair: bool
     connmark: int | None
     ct_labels: bytes | None
@@ -153,10 +156,11 @@ def as_payload(value: object) -> bytes:
     """The value as the bytes of a new payload.
 
     Raises:
-      TypeError: it is not bytes, bytearray or memoryview.
-      LocalProtocolError: it does not fit an attribute, whose length has 16 bits.
+      TypeError: it is neither bytes of any kind nor a packet of scapy or dpkt.
+      LocalProtocolError: it does not fit an attribute, whose length has 16 bits; or scapy or dpkt
+        cannot make bytes of it.
     """
-    payload = as_bytes("payload", value)
+    payload = packet_bytes("payload", value)
     if len(payload) > MAX_COPY_RANGE:
         raise LocalProtocolError(
             f"payload: expected at most {MAX_COPY_RANGE} bytes, got {len(payload)}"
