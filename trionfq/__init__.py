@@ -28,6 +28,7 @@ from trionfq._ip_repair import RepairResult, Unfixed, repair
 from trionfq._open import QueueManager, open_queue
 from trionfq._packet import Packet
 from trionfq._queue import Queue
+from trionfq._queues import BoundQueue, QueueOwner, queues
 from trionfq._statistics import Statistics
 from trionfq._verdict import Changes, MarkChanges, Verdict
 from trionfq.backends.netlink import (
@@ -45,6 +46,7 @@ __all__ = [
     "AlreadyDecidedError",
     "Batch",
     "Batches",
+    "BoundQueue",
     "CaptureError",
     "Changes",
     "ConformanceError",
@@ -67,6 +69,7 @@ __all__ = [
     "QueueConfig",
     "QueueFlags",
     "QueueManager",
+    "QueueOwner",
     "ReceiveBufferWarning",
     "RecordingBackend",
     "RemoteProtocolError",
@@ -79,5 +82,6 @@ __all__ = [
     "Verdict",
     "VerdictRefusedError",
     "open_queue",
+    "queues",
     "repair",
 ]
