@@ -319,7 +319,7 @@ def test_layouts_of_one_length_are_bounded_and_stay_right() -> None:
     depth = 0
     entry: Any = reader._known[len(datagram)]
     while entry is not None:
-        depth, entry = depth + 1, entry[3]
+        depth, entry = depth + 1, entry[-1]
     assert 1 < depth <= _codec_shapes._PER_LENGTH
 
 

@@ -27,6 +27,7 @@ import trio.testing
 import trionfq
 from trionfq._batch import Batch, Batches
 from trionfq._kernel_model import Cause, Effect, PacketIn
+from trionfq._ledger import Ledger
 from trionfq._link import Link
 from trionfq._open import QueueManager, open_queue
 from trionfq._packet import Packet
@@ -165,9 +166,9 @@ def arrive(backend, count):
 def check_ledger(queue):
     """Each packet of the ledger waits to be answered once if it is decided, else not at all."""
     protocol = queue._protocol
-    waiting = Counter(packet.id for packet in protocol._accepted)
-    waiting.update(packet_id for packet_id, _packet, _told in protocol._others)
-    for packet_id, packet in protocol._undecided.items():
+    waiting = Counter(packet.id for packet in protocol._given)
+    waiting.update(packet_id for packet_id, _told in protocol._by_id)
+    for packet_id, packet in protocol._ledger.filed().items():
         check(
             waiting.pop(packet_id, 0) == packet.decided,
             f"packet {packet_id}: decided {packet.decided}, waits {waiting[packet_id]} times",
@@ -483,9 +484,10 @@ def test_an_interrupt_never_tears_the_settings():
 
 def test_an_interrupt_never_tears_the_ledger_when_it_is_put_in_order():
     def disorder(queue, packets):
-        undecided = queue._protocol._undecided
+        ledger = queue._protocol._ledger
+        undecided = ledger.filed()
         undecided[packets[0].id] = undecided.pop(packets[0].id)
-        queue._protocol._in_order = False
+        ledger._in_order = False
 
     async def look(queue):
         queue.statistics()
@@ -496,7 +498,7 @@ def test_an_interrupt_never_tears_the_ledger_when_it_is_put_in_order():
         check(ids == [packet.id for packet in packets], f"packets {ids}")
 
     assert quiet_sweep(look, whole, prepare=disorder, events="opcode", places=3) > 5
-    with unprotected(QueueProtocol.put_in_order), pytest.raises(TornError, match="packets"):
+    with unprotected(Ledger.in_order), pytest.raises(TornError, match="packets"):
         quiet_sweep(look, whole, prepare=disorder, events="opcode")
 
 

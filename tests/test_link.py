@@ -26,8 +26,9 @@ def backend():
 
 
 def arrive(backend, count=1, **options):
+    """Packets of a connection that nothing is said of, where the queue asks for that."""
     for _ in range(count):
-        backend.arrive(make_packet(**options), bypass=True)
+        backend.arrive(make_packet(**{"ct": (), **options}), bypass=True)
 
 
 def effects(backend):
@@ -390,7 +391,7 @@ async def test_a_socket_that_is_never_empty_keeps_no_verdict_unsettled_for_ever(
             packet.accept(connmark=count)
             count += 1
             arrive(backend)
-            most = max(most, len(queue._protocol._unsettled))
+            most = max(most, len(queue._protocol._ledger.unsettled))
             if count == 400:
                 break
         # What stands in the socket when a verdict is sent, and a read before and behind it.

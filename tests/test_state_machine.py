@@ -26,6 +26,7 @@ from trionfq import schema
 from trionfq._config import QueueConfig
 from trionfq._errors import AlreadyDecidedError, LocalProtocolError
 from trionfq._kernel_model import Cause, Effect, Fate, KernelModel, PacketIn
+from trionfq._ledger import Ledger
 from trionfq._protocol import QueueProtocol
 from trionfq._verdict import Verdict, decision, queue_code
 from trionfq.schema.nfqueue import NFQA, CopyMode, QueueFlags
@@ -344,7 +345,7 @@ class Wire(RuleBasedStateMachine):
             return
         self.kernel.enqueue(NUMBER, PacketIn(PAYLOAD))
         self.read_all()
-        assert self.protocol.counts.packets_lost == self.ids_lost >= row.user_dropped
+        assert self.protocol.packets_lost == self.ids_lost >= row.user_dropped
 
     def teardown(self):
         if getattr(self, "bound", False):
@@ -361,12 +362,22 @@ TestWire = Wire.TestCase
 TestWire.settings = SETTINGS
 
 
-# -- five faults, planted one at a time ----------------------------------------------------------
+# -- six faults, planted one at a time ----------------------------------------------------------
 
 
 class SweepsHeld(QueueProtocol):
     def _sweepable(self, pending, start, end, lowest_open):
         return end
+
+
+class ForgetsOlder(Ledger):
+    only_fresh = True
+
+
+class SweepsOlder(QueueProtocol):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._ledger = ForgetsOlder()
 
 
 class LosesAnswers(QueueProtocol):
@@ -391,6 +402,7 @@ class OutlivesItsBinding(QueueProtocol):
     ("fault", "noticed"),
     [
         (SweepsHeld, "was swept"),
+        (SweepsOlder, "was swept"),
         (LosesAnswers, "an acknowledgement was lost"),
         (AnswersTwice, "verdicts_gone"),
         (OutlivesItsBinding, "DID NOT RAISE"),
@@ -401,7 +413,8 @@ class OutlivesItsBinding(QueueProtocol):
 def test_a_planted_fault_is_noticed(fault, noticed, monkeypatch):
     faulty = Wire
     if fault == "ids_compared_with_less":
-        monkeypatch.setattr(trionfq._protocol, "id_after", lambda a, b: a > b)
+        for module in (trionfq._protocol, trionfq._ledger):
+            monkeypatch.setattr(module, "id_after", lambda a, b: a > b)
     else:
         faulty = type("Faulty", (Wire,), {"protocol_class": fault})
     once = settings(

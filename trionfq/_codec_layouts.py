@@ -60,6 +60,11 @@ def merged(pieces: list[Piece], header_size: int) -> list[Piece]:
     return merged
 
 
+def offsets_of(pieces: list[Piece]) -> list[int]:
+    """The place of every byte that the pieces cover."""
+    return [at for piece in sorted(pieces) for at in range(piece.at, piece.at + piece.size)]
+
+
 class Walk:
     """What a walk over the one message of a datagram found.
 

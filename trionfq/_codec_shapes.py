@@ -14,15 +14,21 @@ Payload lengths vary, layouts hardly do. So there are two tables, both bounded: 
 of the datagram, exact, for the hot path; and one of `Family`, a layout that leaves open the two
 lengths which grow with a payload that ends the datagram. A datagram of a new length is compared
 with the families before it is walked.
+
+A drain under load mostly brings packets of one length and layout. Then the bytes that decide are
+compared for all of them at once: joined to one array of words with a fixed stride, each column is a
+slice, and must be the first packet's word over and over.
 """
 
 from __future__ import annotations
 
+import sys
+from array import array
 from operator import itemgetter
 from struct import Struct
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-from ._codec_layouts import Family, Walk, merged, struct_of
+from ._codec_layouts import Family, Walk, merged, offsets_of, struct_of
 from ._codec_lists import make_attr
 from ._codec_messages import OperationPart, derived
 from ._codec_parts import MismatchError, RunPart
@@ -36,12 +42,16 @@ if TYPE_CHECKING:
 
     from .schema import Order, Schema
 
-    _Entry: TypeAlias = tuple[Callable[[bytes], Any], tuple[Any, ...], "Shape", "_Entry | None"]
+    _Entry: TypeAlias = tuple["_Layout", Callable[[bytes], Any], Any, "Shape", "_Entry | None"]
 
 # Lengths remembered, layouts remembered for each, and families; a table that is full starts anew.
 _LENGTHS = 4096
 _PER_LENGTH = 8
 _FAMILIES = 64
+# Datagrams from which on columns cost less than a look at each.
+_WORTH_COLUMNS = 24
+_WORD = "I"
+_WORD_BYTES = array(_WORD).itemsize
 
 
 def _absent(_datagram: bytes) -> None:
@@ -55,6 +65,70 @@ def _only_member(unpack: Callable[[bytes], tuple[int]]) -> Callable[[bytes], int
     return read
 
 
+class _Layout(NamedTuple):
+    """What decides that a datagram is laid out in a certain way.
+
+    Attributes:
+      unpack: reads it.
+      offsets: the bytes that it reads.
+    """
+
+    unpack: Callable[[bytes], Any]
+    offsets: list[int]
+
+
+class _Columns:
+    """The words and bytes that decide, of datagrams of one length.
+
+    Args:
+      datagram: one that was proved.
+      layout: how.
+      id_at: where its packet id stands.
+      id_swapped: the id's byte order is not the host's.
+    """
+
+    def __init__(self, datagram: bytes, layout: _Layout, id_at: int, *, id_swapped: bool):
+        self.filler = bytes(-len(datagram) % _WORD_BYTES)
+        self.stride = len(datagram) + len(self.filler)
+        whole = array(_WORD, datagram + self.filler)
+        left = set(layout.offsets)
+        self._words = []
+        for at in range(0, len(datagram), _WORD_BYTES):
+            covered = set(range(at, at + _WORD_BYTES))
+            if covered <= left:
+                left -= covered
+                self._words.append((at // _WORD_BYTES, whole[at // _WORD_BYTES]))
+        self._bytes = [(at, datagram[at : at + 1]) for at in sorted(left)]
+        self._id_word = id_at // _WORD_BYTES
+        self._id_swapped = id_swapped
+        self._count = 0
+        self._wanted: list[tuple[int, array[int]]] = []
+
+    def ids(self, datagrams: Sequence[bytes]) -> list[int] | None:
+        """The packet ids, None where one is laid out in another way.
+
+        Args:
+          datagrams: all of the length of the first.
+        """
+        count = len(datagrams)
+        joined = self.filler.join(datagrams) + self.filler
+        words = array(_WORD, joined)
+        stride = self.stride // _WORD_BYTES
+        if count != self._count:
+            self._count = count
+            self._wanted = [(at, array(_WORD, [word]) * count) for at, word in self._words]
+        for at, wanted in self._wanted:
+            if words[at::stride] != wanted:
+                return None
+        for at, value in self._bytes:
+            if joined[at :: self.stride] != value * count:
+                return None
+        ids = words[self._id_word :: stride]
+        if self._id_swapped:
+            ids.byteswap()
+        return ids.tolist()
+
+
 class Shape:
     """One layout of PACKET datagrams; all its readers want a datagram that has it.
 
@@ -62,7 +136,8 @@ class Shape:
       names: schema names of the attributes that are there; unknown ones have none.
       family: protocol family of the hook (nfgen_family).
       res_id: queue number.
-      packet_id: reads the packet's id.
+      id_at: where the packet's id stands.
+      packet_id: reads it.
       unpack_id: likewise, as the only member of a tuple; for many at a time.
       payload_start: where NFQA_PAYLOAD begins, None where there is none.
       payload_slice: what part of the datagram it is, None where there is none; without an end
@@ -74,6 +149,7 @@ class Shape:
         "_header",
         "_readers",
         "family",
+        "id_at",
         "names",
         "packet_id",
         "payload_slice",
@@ -92,12 +168,14 @@ class Shape:
         fixed: Mapping[str, int],
         readers: Mapping[str, Callable[[bytes], Any]],
         everything: tuple[tuple[int, Callable[[bytes], Any], int], ...],
+        id_at: int,
         unpack_id: Callable[[bytes], tuple[int]],
         payload: slice | None,
     ):
         self.names = names
         self.family = fixed["family"]
         self.res_id = fixed["res_id"]
+        self.id_at = id_at
         self.packet_id = _only_member(unpack_id)
         self.unpack_id = unpack_id
         self.payload_slice = payload
@@ -162,7 +240,9 @@ class PacketReader:
         self._id_leaf = hdr.leaf("packet_id")
         self._order = next(leaf.order for leaf in self.header.leaves if leaf.order)
         self._known: dict[int, _Entry] = {}
-        self._families: list[tuple[Family, Struct, Shape]] = []
+        self._families: list[tuple[Family, _Layout, Shape]] = []
+        self._columns: dict[int, tuple[_Entry, _Columns]] = {}
+        self._swapped = (self._id_leaf.order == "<") != (sys.byteorder == "little")
         self.shape = self._hot_path()
 
     def _hot_path(self) -> Callable[[bytes], Shape | None]:
@@ -172,7 +252,7 @@ class PacketReader:
         def shape(datagram: bytes) -> Shape | None:
             entry = known(len(datagram))
             while entry is not None:
-                unpack, headers, found, entry = entry
+                _, unpack, headers, found, entry = entry
                 if unpack(datagram) == headers:
                     return found
             return learn(datagram)
@@ -192,10 +272,20 @@ class PacketReader:
         entry = self._known.get(length)
         if entry is None:
             return None
-        unpack, headers, shape, _ = entry
+        layout, unpack, headers, shape, _ = entry
         count = len(datagrams)
-        if [*map(len, datagrams)].count(length) != count:
+        if [*map(len, datagrams)].count(length) != count or unpack(datagrams[0]) != headers:
             return None
+        if count >= _WORTH_COLUMNS:
+            known = self._columns.get(length)
+            if known is None or known[0] is not entry:
+                if len(self._columns) >= _LENGTHS:
+                    self._columns.clear()
+                swapped = self._swapped
+                known = entry, _Columns(datagrams[0], layout, shape.id_at, id_swapped=swapped)
+                self._columns[length] = known
+            ids = known[1].ids(datagrams)
+            return None if ids is None else (shape, ids)
         if [*map(unpack, datagrams)].count(headers) != count:
             return None
         return shape, [packet_id for (packet_id,) in map(shape.unpack_id, datagrams)]
@@ -222,7 +312,8 @@ class PacketReader:
             self._datagram.decode(datagram)
             raise AssertionError("the codec refused what the schema reads") from None
         attributes = self.body.attributes
-        layout = struct_of(merged(walk.pieces, attributes.header.size), self._order)
+        pieces = merged(walk.pieces, attributes.header.size)
+        layout = _Layout(struct_of(pieces, self._order).unpack_from, offsets_of(pieces))
         shape = self._shape_of(walk, datagram)
         _, number, _, _, stop, _ = walk.elements[-1]
         if number == self._payload and stop == len(datagram):
@@ -233,20 +324,19 @@ class PacketReader:
         self._remember(datagram, layout, shape)
         return shape
 
-    def _remember(self, datagram: bytes, layout: Struct, shape: Shape) -> None:
+    def _remember(self, datagram: bytes, layout: _Layout, shape: Shape) -> None:
         if len(self._known) >= _LENGTHS:
             self._known.clear()
-        entries: list[tuple[Any, Any, Shape]] = [
-            (layout.unpack_from, layout.unpack_from(datagram), shape)
-        ]
+        entries: list[tuple[_Layout, Any, Shape]] = [(layout, layout.unpack(datagram), shape)]
         entry = self._known.get(len(datagram))
         while entry is not None and len(entries) < _PER_LENGTH:
-            unpack, headers, known, entry = entry
-            entries.append((unpack, headers, known))
+            known_layout, _, headers, known, entry = entry
+            entries.append((known_layout, headers, known))
         entry = None
-        # A chain, newest first: (how to read the headers, what they must be, the shape, the next).
-        for unpack, headers, known in reversed(entries):
-            entry = (unpack, headers, known, entry)
+        # A chain, newest first: (layout, how to read the headers, what they must be, the shape, the
+        # next).
+        for known_layout, headers, known in reversed(entries):
+            entry = (known_layout, known_layout.unpack, headers, known, entry)
         if entry is not None:
             self._known[len(datagram)] = entry
 
@@ -278,6 +368,7 @@ class PacketReader:
             fixed.read(datagram, self.header.size, self.header.size + fixed.size),
             readers,
             tuple(everything),
+            packet_hdr + self._id_offset,
             self._id_unpacker(packet_hdr + self._id_offset),
             payload,
         )

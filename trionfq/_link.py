@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trionfq._codec import split
+from trionfq._ledger import Ledger
 from trionfq._packet import Packet
 from trionfq._protocol import QueueProtocol
 
@@ -425,10 +426,14 @@ for _method in (
     QueueProtocol.flush,
     QueueProtocol.end,
     QueueProtocol.release,
-    QueueProtocol.decide,
     QueueProtocol.decide_id,
     QueueProtocol.decide_up_to,
     QueueProtocol.settled,
-    QueueProtocol.put_in_order,
+    Ledger.admit,
+    Ledger.admit_one,
+    Ledger.put_back,
+    Ledger.filed,
+    Ledger.in_order,
+    Ledger.settle_before,
 ):
     trio.lowlevel.enable_ki_protection(_method)

@@ -18,7 +18,7 @@ from trionfq._errors import (
 from trionfq._link import Link
 from trionfq._protocol import QueueProtocol, check_id
 from trionfq._queue import Queue
-from trionfq._read_ahead import CHUNK, ReadAhead
+from trionfq._read_ahead import ReadAhead
 from trionfq._verdict import Verdict, check_queue_number
 from trionfq.backends.netlink import NetlinkBackend
 from trionfq.schema.nfqueue import CopyMode, QueueFlags
@@ -220,9 +220,7 @@ class QueueManager:
                     None if index is None else backend.interface_name(index)
                 ),
             )
-            link = Link(
-                protocol, backend, ReadAhead(self._checkpoint_every or CHUNK), self._error_handler
-            )
+            link = Link(protocol, backend, ReadAhead(self._checkpoint_every), self._error_handler)
             if not self._inherited:
                 _bind(link)
         except BaseException:

@@ -1,16 +1,9 @@
 """Our side of an nfqueue, as a synchronous object without I/O.
 
-The ledger. ``_undecided`` holds every packet that was read and has no verdict *sent*, whether it
-was handed out, read ahead or held; a dict, so in the order of arrival, which is the order of ids:
-the kernel's queue lock spans numbering, delivery and listing (``__nfqnl_enqueue_packet``), so a
-packet that was not yet read has a higher id than every packet that was. Three things follow:
-
-* Verdicts that wait to be sent are joined into one NFQNL_MSG_VERDICT_BATCH only if every id at or
-  below the batch's is decided, since the kernel's batch answers all of them (``nfqnl_recv_verdict_
-  batch``). The lowest undecided id is the first key.
-* A verdict that the kernel may refuse keeps its packet in the kernel's queue, so until its answer
-  must have come (``_unsettled``) it counts as undecided.
-* Ids wrap at 2**32 and are compared by `id_after` only.
+Verdicts that wait to be sent are joined into one NFQNL_MSG_VERDICT_BATCH only if every id at or
+below the batch's is decided, since the kernel's batch answers all of them (``nfqnl_recv_verdict_
+batch``); the `Ledger` tells. Most verdicts are given in the order of arrival and leave by a short
+way; any others are sorted by id and cut into equal runs.
 
 The sequence number of a verdict is its packet's id (a batch: its highest), and an error echoes the
 request's type and sequence number, so a refused verdict names its packet. Verdicts ask for no
@@ -23,14 +16,13 @@ import errno
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from itertools import repeat
-from operator import itemgetter
+from operator import is_not, itemgetter
 from threading import get_ident
 from typing import TYPE_CHECKING, NamedTuple
 
 from trionfq._answers import binding_lost, explanation
 from trionfq._codec import PacketReader, decode, encode
-from trionfq._config import QueueConfig, queue_limits, settings
+from trionfq._config import QueueConfig, changed_settings, queue_limits, settings
 from trionfq._errors import (
     AlreadyDecidedError,
     KernelError,
@@ -39,8 +31,10 @@ from trionfq._errors import (
     VerdictRefusedError,
 )
 from trionfq._ids import ID_MASK, id_after
-from trionfq._packet import Packet
+from trionfq._ledger import Ledger, Unsettled
+from trionfq._packet import Packet, make_packets, verdicts_of
 from trionfq._verdict import Decision, Verdict, plain_decision
+from trionfq._verdict_conntrack import asked_of_conntrack
 from trionfq._verdict_writer import VerdictWriter
 from trionfq.schema import Attr, ErrorMessage, Message, attr
 from trionfq.schema.netlink import NLMSG_ALIGNTO, MessageFlags
@@ -64,6 +58,8 @@ _ENDS_BINDING = frozenset({errno.EPERM, errno.ENODEV})
 _PLAIN_ACCEPT = plain_decision(Verdict.ACCEPT)
 _VERDICT_TYPES = frozenset({MessageType.VERDICT, MessageType.VERDICT_BATCH})
 _UNDECODABLE_KEPT = 16
+# Runs of equal verdicts shorter than this on average leave as single verdicts, in one pass.
+_RUN = 4
 # Sequence number of requests whose answer nobody waits for; `QueueProtocol` counts from 1.
 _UNASKED = 0
 
@@ -80,7 +76,6 @@ class Counts:
 
     def __init__(self) -> None:
         self.packets_received = 0
-        self.packets_lost = 0
         self.undecodable = 0
         self.unexpected = 0
         self.kinds: Counter[int] = Counter()
@@ -106,8 +101,7 @@ class QueueProtocol:
       refusals: what an error handler has yet to be told.
       undecodable: the last messages that contradicted the schema.
       answers: the answer to the last configuration request by its sequence number, until taken.
-      accept: takes a packet for a plain accept; the caller has checked it.
-      put: takes a verdict, as (id, packet, decision), that the caller has checked.
+      give: takes a packet that just got its verdict; the caller has checked it.
       interface_name: looks up a device's name.
       ended_error: makes the exception for a verdict after the binding ended.
     """
@@ -135,30 +129,18 @@ class QueueProtocol:
         self.ended_error = ended_error
         self.clock_ns = clock_ns
         self._reader = PacketReader()
-        self._accepted: list[Packet] = []
-        self.accept = self._accepted.append
-        self._others: list[tuple[int, Packet | None, Decision]] = []
-        self.put = self._others.append
+        self._given: list[Packet] = []
+        self.give = self._given.append
+        self._by_id: list[tuple[int, Decision]] = []
         self._explicit: list[bytes] = []
-        self._undecided: dict[int, Packet | None] = {}
-        self._unsettled: dict[int, tuple[Packet | None, Decision]] = {}
-        self._settling: tuple[int, dict[int, tuple[Packet | None, Decision]]] | None = None
-        self._in_order = not ledger
         self._closing: frozenset[int] = frozenset()
-        # A packet is always delivered into an empty receive buffer, so nothing is lost before the
-        # first one that is read, and its id is where counting starts.
-        self._last_id: int | None = None
+        # What the other process has read behind its last undecided packet is not lost.
+        self._ledger = Ledger(ledger or (), counts_gaps=not inherited)
         # Without the ledger of the process that bound the queue, ids of packets that it has read
         # and not answered are unknown here, so no batch may sweep.
         self._may_batch = not inherited or ledger is not None
         self._sequence = 0
         self._writer = VerdictWriter(config.number)
-        for packet_id in ledger or ():
-            self._undecided[packet_id] = None
-            if self._last_id is None or id_after(packet_id, self._last_id):
-                self._last_id = packet_id
-        # What the other process has read behind its last undecided packet is not lost.
-        self._counts_gaps = not inherited
 
     # -- set-up --------------------------------------------------------------------------------
 
@@ -172,10 +154,12 @@ class QueueProtocol:
         command = {"command": ConfigCommand.BIND, "pf": 0}
         return self._config_request(attr(NFQA_CFG, "cmd", command), *settings(config))
 
-    def reconfigure(self, config: QueueConfig) -> tuple[int, bytes]:
-        """A request that changes the settings of the bound queue, and its sequence number."""
+    def reconfigure(
+        self, config: QueueConfig, names: Collection[str] = QueueConfig._fields
+    ) -> tuple[int, bytes]:
+        """A request that changes these settings of the bound queue, and its sequence number."""
         self.config = config
-        return self._config_request(*settings(config, every_flag=True))
+        return self._config_request(*changed_settings(config, names))
 
     def _config_request(self, *attributes: Attr) -> tuple[int, bytes]:
         self._sequence = (self._sequence + 1) & ID_MASK or 1
@@ -210,8 +194,7 @@ class QueueProtocol:
             alike = self._reader.uniform(datagrams)
             if alike is not None and alike[0].res_id == self.config.number:
                 shape, ids = alike
-                made = map(Packet, ids, datagrams, repeat(shape), repeat(self), repeat(now))
-                return self._admit(ids, list(made))
+                return self._admit(ids, make_packets(ids, datagrams, shape, self, now))
         packets = self._read_one_by_one(datagrams, now)
         return self._admit([packet.id for packet in packets], packets) if packets else packets
 
@@ -233,22 +216,16 @@ class QueueProtocol:
 
     def _admit(self, ids: list[int], packets: list[Packet]) -> list[Packet]:
         """Enter packets into the ledger, and give those that may be handed out."""
-        if self._settling is not None:
-            self._settle_before(ids[-1])
-        first = ids[0] if self._last_id is None else (self._last_id + 1) & ID_MASK
-        undecided = self._undecided
-        in_sequence = ids == list(range(first, first + len(ids)))
-        if not in_sequence or (undecided and not undecided.keys().isdisjoint(ids)):
-            return [packet for packet in packets if self._admit_one(packet)]
-        undecided.update(zip(ids, packets, strict=True))
-        self._last_id = ids[-1]
-        self._counts_gaps = True
-        self.counts.packets_received += len(ids)
-        return packets
+        ledger = self._ledger
+        if ledger.settling:
+            ledger.settle_before(ids[-1])
+        if ledger.admit(ids, packets):
+            self.counts.packets_received += len(ids)
+            return packets
+        return [packet for packet in packets if self._admit_one(packet)]
 
     def _admit_one(self, packet: Packet) -> bool:
-        """Enter a packet whose id is not simply the next; False where its id is undecided."""
-        if packet.id in self._undecided:
+        if not self._ledger.admit_one(packet):
             error = RemoteProtocolError(
                 f"packet id {packet.id} came again while it was undecided",
                 datagram=packet.datagram,
@@ -257,21 +234,8 @@ class QueueProtocol:
             )
             self._note_undecodable(error)
             return False
-        self._advance(packet.id)
-        self._undecided[packet.id] = packet
         self.counts.packets_received += 1
         return True
-
-    def _advance(self, packet_id: int) -> None:
-        """Count the gap before an id: a failed delivery consumes one (nfqnl_enqueue_packet)."""
-        last = self._last_id
-        if last is None or id_after(packet_id, last):
-            if last is not None and self._counts_gaps:
-                self.counts.packets_lost += (packet_id - last - 1) & ID_MASK
-            self._counts_gaps = True
-            self._last_id = packet_id
-        else:
-            self._in_order = False
 
     def _take_apart(self, datagram: bytes, now: int) -> list[Packet]:
         """Deal with a datagram that is not just one packet of this queue."""
@@ -311,9 +275,9 @@ class QueueProtocol:
         """Answer a message that cannot be shown to anybody, lest it stick in the kernel."""
         self._note_undecodable(error)
         packet_id = self._reader.salvage_id(datagram, self.config.number)
-        if packet_id is not None and packet_id not in self._undecided:
-            self._advance(packet_id)
-            self._others.append((packet_id, None, plain_decision(self.policy)))
+        if packet_id is not None and packet_id not in self._ledger.filed():
+            self._ledger.advance(packet_id)
+            self._by_id.append((packet_id, plain_decision(self.policy)))
 
     def _take_answer(self, answer: ErrorMessage) -> None:
         kind = answer.request[1]
@@ -333,7 +297,7 @@ class QueueProtocol:
         if code == errno.ENOENT:
             # Flushed by the kernel: a device went down, or a hooked table was deleted.
             self.counts.verdicts_gone += answer.seq not in self._closing
-            self._unsettled.pop(answer.seq, None)
+            self._ledger.unsettled.pop(answer.seq, None)
             return
         operation = f"verdict for packet {answer.seq} of queue {self.config.number}"
         if code in _ENDS_BINDING:
@@ -341,17 +305,14 @@ class QueueProtocol:
                 self.failure = binding_lost(code, operation, answer)
             return
         self.counts.verdicts_refused += 1
-        packet, told = self._unsettled.pop(answer.seq, (None, None))
+        packet, told = self._ledger.unsettled.pop(answer.seq, (None, None))
         # A bad VLAN or L2HDR is found after the packet left the list; it is dropped
         # (nfqnl_recv_verdict), as is nothing else that is refused.
         gone = code == errno.EINVAL and told is not None and told.bridge
         if not gone:
-            # Where no refusal was expected only the id is known, but it must be in the ledger all
-            # the same, or a closing accept counts from a later id and answers nothing.
             if packet is not None:
                 packet.reopen()
-            self._undecided[answer.seq] = packet
-            self._in_order = False
+            self._ledger.put_back(answer.seq, packet)
         error = VerdictRefusedError(
             code,
             operation,
@@ -364,33 +325,20 @@ class QueueProtocol:
     @property
     def unsettled(self) -> bool:
         """Whether verdicts were given whose refusal may still come."""
-        return bool(self._unsettled)
+        return bool(self._ledger.unsettled)
 
     @property
     def settling(self) -> bool:
         """Whether `settle_after` waits for its packet."""
-        return self._settling is not None
+        return self._ledger.settling
 
     def settled(self) -> None:
-        """Say that the socket was found empty: every answer to what was sent has been read."""
-        self._unsettled.clear()
-        self._settling = None
+        """As `Ledger.settled`."""
+        self._ledger.settled()
 
     def settle_after(self, packet_id: int) -> None:
-        """Say that the kernel had numbered packets up to this one when everything had been sent.
-
-        Answers stand in the socket when sending returns, and packets are delivered in the order of
-        their ids, so whoever has read a later packet has read those answers.
-        """
-        self._settling = packet_id, dict(self._unsettled)
-
-    def _settle_before(self, packet_id: int) -> None:
-        """A packet was read, and with it everything that stood before it."""
-        if self._settling is not None and id_after(packet_id, self._settling[0]):
-            for number, entry in self._settling[1].items():
-                if self._unsettled.get(number) is entry:
-                    del self._unsettled[number]
-            self._settling = None
+        """As `Ledger.settle_after`."""
+        self._ledger.settle_after(packet_id)
 
     # -- verdicts ------------------------------------------------------------------------------
 
@@ -417,16 +365,12 @@ class QueueProtocol:
           LocalProtocolError: the queue was not opened with QueueFlags.CONNTRACK, which the kernel
             accepts only where it can apply conntrack changes.
         """
-        asked = [name for name in ("connmark", "ct_labels") if changes.get(name) is not None]
+        asked = asked_of_conntrack(changes)
         if asked and not self.config.flags & QueueFlags.CONNTRACK:
             raise LocalProtocolError(
                 f"{asked[0]}: open the queue with flags=QueueFlags.CONNTRACK; without conntrack "
                 "in netlink (module nf_conntrack_netlink) the kernel ignores this silently"
             )
-
-    def decide(self, packet: Packet, told: Decision) -> None:
-        """Take a verdict that the packet has checked."""
-        self.put((packet.id, packet, told))
 
     def decide_id(self, packet_id: int, told: Decision) -> None:
         """Take a verdict by id, where there is no packet object to ask.
@@ -437,10 +381,11 @@ class QueueProtocol:
           TypeError: it is not an integer.
         """
         check_id(packet_id)
-        if packet_id in self._undecided:
-            del self._undecided[packet_id]
+        filed = self._ledger.filed()
+        if packet_id in filed:
+            del filed[packet_id]
         elif self._may_batch:
-            last = self._last_id
+            last = self._ledger.last_id
             if last is None or id_after(packet_id, last):
                 raise LocalProtocolError(
                     f"verdict: no packet {packet_id} has come from queue {self.config.number}"
@@ -449,11 +394,11 @@ class QueueProtocol:
                 f"packet {packet_id} of queue {self.config.number} already has a verdict, or was "
                 "never delivered; nothing was sent"
             )
-        self._others.append((packet_id, None, told))
+        self._by_id.append((packet_id, told))
 
     def undecided_packet(self, packet_id: int) -> Packet | None:
         """The packet object of an undecided id, None where there is none."""
-        return self._undecided.get(packet_id)
+        return self._ledger.filed().get(packet_id)
 
     def decide_up_to(self, packet_id: int, told: Decision) -> int:
         """Give every undecided id at or below this one a verdict; returns how many.
@@ -470,13 +415,14 @@ class QueueProtocol:
         if not self._may_batch:
             self._explicit.append(self._writer.batch(packet_id, told))
             return 0
-        if self._last_id is None or id_after(packet_id, self._last_id):
+        last = self._ledger.last_id
+        if last is None or id_after(packet_id, last):
             raise LocalProtocolError(
                 f"batch verdict up to {packet_id}: the last packet read from queue "
-                f"{self.config.number} is {self._last_id}; the rest would be answered unread"
+                f"{self.config.number} is {last}; the rest would be answered unread"
             )
         count = 0
-        for undecided_id, packet in list(self._undecided.items()):
+        for undecided_id, packet in list(self._ledger.filed().items()):
             if id_after(undecided_id, packet_id) or (packet is not None and packet.decided):
                 continue
             if packet is None:
@@ -489,7 +435,7 @@ class QueueProtocol:
     @property
     def pending(self) -> bool:
         """Whether verdicts wait to be sent."""
-        return bool(self._accepted or self._others or self._explicit)
+        return bool(self._given or self._by_id or self._explicit)
 
     def flush(self, most_bytes: int) -> list[bytes]:
         """The datagrams that carry the waiting verdicts, to be sent in order.
@@ -497,56 +443,86 @@ class QueueProtocol:
         Args:
           most_bytes: longest datagram wanted; a single message may be longer.
         """
-        accepted = self._accepted
-        undecided = self._undecided
-        if (
-            not self._others
-            and len(accepted) == len(undecided) > 1
-            and self._in_order
-            and self._may_batch
-            and not self._unsettled
-            and not self._explicit
-        ):
-            highest = next(reversed(undecided))
-            self.counts.kinds[Verdict.ACCEPT] += len(accepted)
-            self.counts.batches_sent += 1
-            accepted.clear()
-            undecided.clear()
-            return [self._writer.batch(highest, _PLAIN_ACCEPT)]
+        given = self._given
+        if given and not self._by_id and not self._explicit:
+            count = len(given)
+            fresh = self._ledger.fresh
+            if given == (fresh if count == len(fresh) else fresh[:count]):
+                datagrams = self._flush_fresh(verdicts_of(given), most_bytes)
+                if datagrams:
+                    return datagrams
         return _join(self._write_pending(self._take_pending(), most_bytes), most_bytes)
 
-    def _take_pending(self) -> list[tuple[int, Packet | None, Decision]]:
+    def _flush_fresh(self, told: list[Decision], most_bytes: int) -> list[bytes]:
+        """The short way: the oldest fresh packets got their verdicts in order. Empty if too short.
+
+        Plain decisions that are equal are the same object (`plain_decision`).
+        """
+        count, first = len(told), told[0]
+        swept = self._may_batch and self._ledger.only_fresh
+        if count == 1 or told.count(first) == count:
+            if not first.plain:
+                return []
+            if count == 1:
+                datagrams = [self._writer.single(self._given[0].id, first)]
+            elif swept:
+                datagrams = [self._writer.batch(self._given[-1].id, first)]
+                self.counts.batches_sent += 1
+            else:
+                ids = [packet.id for packet in self._given]
+                datagrams = self._writer.singles(ids, None, first, most_bytes)
+            self.counts.kinds[first.code & VERDICT_MASK] += count
+        else:
+            if any(
+                [
+                    decision.attributes or not decision.plain
+                    for decision in dict(zip(map(id, told), told, strict=True)).values()
+                ]
+            ):
+                return []
+            # Long runs are for batches; that is the other way.
+            if swept and _RUN * sum(map(is_not, told, told[1:])) < count:
+                return []
+            codes = [decision.code for decision in told]
+            ids = [packet.id for packet in self._given]
+            datagrams = self._writer.singles(ids, codes, _PLAIN_ACCEPT, most_bytes)
+            for code, times in Counter(codes).items():
+                self.counts.kinds[code & VERDICT_MASK] += times
+        self._ledger.leave_fresh(count)
+        self._given.clear()
+        return _join(datagrams, most_bytes) if len(datagrams) > 1 else datagrams
+
+    def _take_pending(self) -> list[tuple[int, Decision]]:
         """The waiting verdicts in the order of ids; they leave the ledger."""
-        pending: list[tuple[int, Packet | None, Decision]] = [
-            (packet.id, packet, _PLAIN_ACCEPT) for packet in self._accepted
-        ]
-        for entry in self._others:
-            if entry[2].risky:
-                self._unsettled[entry[0]] = entry[1], entry[2]
-        pending += self._others
-        self._accepted.clear()
-        self._others.clear()
-        undecided = self._undecided
-        for packet_id, _packet, _told in pending:
-            undecided.pop(packet_id, None)
+        ledger = self._ledger
+        filed = ledger.filed()
+        pending = self._by_id[:]
+        for packet, told in zip(self._given, verdicts_of(self._given), strict=True):
+            pending.append((packet.id, told))
+            filed.pop(packet.id, None)
+            if told.risky:
+                ledger.unsettled[packet.id] = Unsettled(packet, told)
+        for packet_id, told in self._by_id:
+            if told.risky:
+                ledger.unsettled[packet_id] = Unsettled(None, told)
+        self._given.clear()
+        self._by_id.clear()
         # All live ids are at or below the last one read, so this orders them across the wrap.
-        last = self._last_id or 0
+        last = ledger.last_id or 0
         if not pending or max(map(itemgetter(0), pending)) <= last:
             pending.sort(key=itemgetter(0))
         else:
             pending.sort(key=lambda entry: (entry[0] - last - 1) & ID_MASK)
-        self.counts.kinds.update([entry[2].code & VERDICT_MASK for entry in pending])
+        self.counts.kinds.update([told.code & VERDICT_MASK for _, told in pending])
         return pending
 
-    def _write_pending(
-        self, pending: list[tuple[int, Packet | None, Decision]], most_bytes: int
-    ) -> list[bytes]:
+    def _write_pending(self, pending: list[tuple[int, Decision]], most_bytes: int) -> list[bytes]:
         """Verdicts as messages: equal ones in a row as a batch, others in as few passes as can be.
 
         Plain decisions that are equal are the same object (`plain_decision`).
         """
         writer = self._writer
-        lowest_open = self._lowest_open()
+        lowest_open = self._ledger.lowest_open()
         pieces: list[bytes] = []
         ids: list[int] = []
         codes: list[int] = []
@@ -560,9 +536,9 @@ class QueueProtocol:
 
         end = 0
         while end < len(pending):
-            start, told = end, pending[end][2]
+            start, told = end, pending[end][1]
             end += 1
-            while end < len(pending) and pending[end][2] is told:
+            while end < len(pending) and pending[end][1] is told:
                 end += 1
             if not told.plain:
                 write_singles()
@@ -587,7 +563,7 @@ class QueueProtocol:
 
     def _sweepable(
         self,
-        pending: list[tuple[int, Packet | None, Decision]],
+        pending: list[tuple[int, Decision]],
         start: int,
         end: int,
         lowest_open: int | None,
@@ -600,26 +576,6 @@ class QueueProtocol:
         return bisect_left(
             pending, True, start, end, key=lambda entry: not id_after(lowest_open, entry[0])
         )
-
-    def put_in_order(self) -> None:
-        """Sort the ledger by id, after something came into it that was not the latest."""
-        if not self._in_order:
-            after = ((self._last_id or 0) + 1) & ID_MASK
-            in_order = sorted(
-                self._undecided.items(), key=lambda entry: (entry[0] - after) & ID_MASK
-            )
-            self._undecided.clear()
-            self._undecided.update(in_order)
-            self._in_order = True
-
-    def _lowest_open(self) -> int | None:
-        """The lowest id that has no verdict, or one whose answer may still come."""
-        self.put_in_order()
-        lowest = next(iter(self._undecided), None)
-        for packet_id in self._unsettled:
-            if lowest is None or id_after(lowest, packet_id):
-                lowest = packet_id
-        return lowest
 
     # -- the end -------------------------------------------------------------------------------
 
@@ -668,10 +624,10 @@ class QueueProtocol:
         The kernel's walk stops at the first id that is more than 2**31 - 1 ahead of the batch's,
         so the batch counts from the lowest, not from the last.
         """
-        last = self._last_id or 0
+        last = self._ledger.last_id or 0
         if not self._may_batch:
             return [last, (last + _FARTHEST - 1) & ID_MASK]
-        lowest = self._lowest_open()
+        lowest = self._ledger.lowest_open()
         if lowest is None:
             lowest = (last + 1) & ID_MASK
         return [(lowest + _FARTHEST) & ID_MASK]
@@ -679,31 +635,33 @@ class QueueProtocol:
     def release(self) -> None:
         """End the binding without a word to the kernel: no packet can be decided any more."""
         self.thread = 0
-        self._accepted.clear()
-        self._others.clear()
+        self._given.clear()
+        self._by_id.clear()
         self._explicit.clear()
-        self._undecided.clear()
-        self.settled()
+        self._ledger.clear()
 
     # -- looking in ----------------------------------------------------------------------------
 
     @property
     def last_id(self) -> int | None:
         """The last packet id read, None before the first."""
-        return self._last_id
+        return self._ledger.last_id
+
+    @property
+    def packets_lost(self) -> int:
+        """Packet ids that were skipped: the kernel could not deliver them."""
+        return self._ledger.lost
 
     @property
     def undecided_ids(self) -> list[int]:
         """Ids without a verdict, the oldest first: the ledger that an heir needs."""
-        self.put_in_order()
-        given = {packet_id for packet_id, _packet, _told in self._others}
-        given.update(packet.id for packet in self._accepted)
-        return [packet_id for packet_id in self._undecided if packet_id not in given]
+        given = {packet.id for packet in self._given}
+        return [packet_id for packet_id in self._ledger.in_order() if packet_id not in given]
 
     def undecided_packets(self) -> list[Packet]:
         """Packets without a verdict, the oldest first."""
-        self.put_in_order()
-        return [p for p in self._undecided.values() if p is not None and not p.decided]
+        packets = self._ledger.in_order().values()
+        return [p for p in packets if p is not None and not p.decided]
 
 
 def _join(pieces: Iterable[bytes], most_bytes: int) -> list[bytes]:

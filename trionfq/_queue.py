@@ -19,18 +19,19 @@ import trio
 from trionfq import _flush
 from trionfq._answers import explanation
 from trionfq._batch import Batch, Batches
-from trionfq._config import check_config
-from trionfq._errors import KernelError
+from trionfq._config import check_config, kernel_settings
+from trionfq._errors import KernelError, PrivilegeError
 from trionfq._link import READ_AHEAD
 from trionfq._serve import Server
 from trionfq._statistics import Statistics
 from trionfq._verdict import MarkChanges, Verdict, decision, queue_code
+from trionfq._verdict_conntrack import check_unseen
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Self, TypeAlias, Unpack
 
-    from trionfq._config import QueueConfig
+    from trionfq._config import KernelSettings, QueueConfig
     from trionfq._errors import RemoteProtocolError
     from trionfq._link import ErrorHandler, Link
     from trionfq._packet import Packet
@@ -44,6 +45,7 @@ _log = logging.getLogger("trionfq")
 
 # A consumer that keeps the loop longer than this yields to other tasks.
 _TURN_NS = 1_000_000
+_QUICK_NS = _TURN_NS // 4
 # Times that a request whose answer was lost is repeated.
 _ATTEMPTS = 3
 
@@ -92,8 +94,20 @@ class Queue:
 
     @property
     def config(self) -> QueueConfig:
-        """The settings that the kernel was last asked for."""
+        """The settings that the kernel was last asked for, and has taken.
+
+        Of an inherited queue, copy mode and range are what the kernel showed on opening.
+        """
         return self._protocol.config
+
+    def kernel_settings(self) -> KernelSettings | None:
+        """The settings that the kernel shows, and which of them are not as `config` asked.
+
+        Reads /proc, so not for every packet. None where that cannot be read, or the queue is not
+        this socket's any more; after the end, as last seen.
+        """
+        row = self._link.row()
+        return None if row is None else kernel_settings(row, self.config)
 
     @property
     def backend(self) -> Backend:
@@ -123,7 +137,7 @@ class Queue:
         row = link.row()
         return Statistics(
             packets_received=counts.packets_received,
-            packets_lost=counts.packets_lost,
+            packets_lost=self._protocol.packets_lost,
             overruns=link.overruns,
             truncated_datagrams=link.truncated,
             foreign_datagrams=link.foreign,
@@ -293,15 +307,22 @@ class Queue:
         ahead = self._ahead
         if not ahead:
             await self._fill()
-        elif ahead.waiting and (
-            self._checkpoint_every or self._clock_ns() - self._turn_started > _TURN_NS
-        ):
-            if not self._checkpoint_every:
-                self._link.shorten_drains()
+        elif ahead.waiting and (self._checkpoint_every or self._turn_is_over()):
             await trio.lowlevel.checkpoint()
             self._turn_started = self._clock_ns()
         self._link.raise_if_unusable()
         ahead.next_chunk()
+
+    def _turn_is_over(self) -> bool:
+        """Whether other tasks should run now; and how soon to look again."""
+        taken_ns = self._clock_ns() - self._turn_started
+        if taken_ns > _TURN_NS:
+            self._link.shorten_drains()
+            self._ahead.shorten_chunks()
+            return True
+        if taken_ns < _QUICK_NS:
+            self._ahead.lengthen_chunks()
+        return False
 
     @trio.lowlevel.enable_ki_protection
     async def _fill(self) -> None:
@@ -381,6 +402,9 @@ class Queue:
     ) -> None:
         """Change settings of the bound queue; does not block. None leaves one as it is.
 
+        The new settings apply to packets that are queued from here on: what waits in the kernel
+        already was copied by the old ones, and a smaller ``max_len`` drops none of it.
+
         Args:
           copy_mode: as in `open_queue`.
           copy_range: most payload bytes copied, in bytes.
@@ -388,12 +412,20 @@ class Queue:
           flags: all flags that shall be on; others are switched off.
 
         Raises:
-          KernelError: the kernel refused it; settings in the same call may stand or not. Or memory
-            was short (ENOBUFS).
-          ValueError: an argument is out of range.
+          KernelError: the kernel refused it, and changed nothing: it checks all of a request first
+            (nfqnl_recv_config). With ENOBUFS, memory or room for answers was short, and settings
+            may stand or not.
+          PrivilegeError: CAP_NET_ADMIN was given away, or another socket has bound the queue now.
+          ValueError: an argument is out of range; nothing was sent.
+          RuntimeError: called from another thread than trio's.
           trio.ClosedResourceError, trio.BrokenResourceError: the queue is unusable.
         """
         self._link.raise_if_unusable()
+        if self._protocol.thread != get_ident():
+            raise RuntimeError(
+                "settings belong to the thread that runs trio: from another thread call "
+                "trio.from_thread.run_sync(queue.configure)"
+            )
         before = self._protocol.config
         wanted: dict[str, Any] = {
             "copy_mode": copy_mode,
@@ -401,11 +433,12 @@ class Queue:
             "max_len": max_len,
             "flags": flags,
         }
+        names = [name for name, value in wanted.items() if value is not None]
         after = check_config(before.changed(wanted))
         operation = f"change settings of queue {self.number}"
         for _attempt in range(_ATTEMPTS):
             try:
-                answer = self._link.request(*self._protocol.reconfigure(after))
+                answer = self._link.request(*self._protocol.reconfigure(after, names))
             except Exception as error:
                 self._protocol.config = before
                 self._link.fail(error)
@@ -416,7 +449,7 @@ class Queue:
             if not answer.error:
                 return
             self._protocol.config = before
-            raise KernelError(-answer.error, operation, extack=explanation(answer))
+            raise _setting_error(answer, operation)
         self._protocol.config = before
         raise KernelError(
             errno.ENOBUFS,
@@ -457,6 +490,7 @@ class Queue:
             self._ahead.discard_decided(packet_id)
             return
         protocol.check_conntrack(changes)
+        check_unseen(changes)
         protocol.decide_id(packet_id, decision(code, changes))
 
     @trio.lowlevel.enable_ki_protection
@@ -543,6 +577,19 @@ class Queue:
                 forgotten[0],
                 self._on_close.name,
             )
+
+
+def _setting_error(answer: ErrorMessage, operation: str) -> KernelError:
+    code, said = -answer.error, explanation(answer)
+    if code == errno.EPERM:
+        advice = "CAP_NET_ADMIN is missing by now, or another socket has bound the queue"
+        return PrivilegeError(code, operation, advice=advice, extack=said)
+    advice = {
+        errno.ENODEV: "the queue is bound no more",
+        errno.EOPNOTSUPP: "this kernel does not know one of the flags; QueueFlags.CONNTRACK needs "
+        "the module nf_conntrack_netlink, QueueFlags.SECCTX a security module",
+    }.get(code, "")
+    return KernelError(code, operation, advice=advice, extack=said)
 
 
 def _code(verdict: Verdict, queue: int | None, *, bypass: bool) -> int:

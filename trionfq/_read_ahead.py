@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from trionfq._packet import Packet
 
 
-# Packets handed out between two looks at the clock.
+# Packets handed out between two looks at the clock: at first, and most where the consumer is quick.
 CHUNK = 16
+_LONGEST_CHUNK = 128
 
 
 class ReadAhead:
@@ -31,11 +32,15 @@ class ReadAhead:
 
     Attributes:
       chunk: what is handed out now; consumers loop over it directly.
+
+    Args:
+      chunk_size: packets to a chunk; None lets `lengthen_chunks` change it.
     """
 
-    def __init__(self, chunk_size: int = CHUNK) -> None:
+    def __init__(self, chunk_size: int | None = None) -> None:
         self.chunk: Iterator[Packet] = iter(())
-        self._chunk_size = chunk_size
+        self._chunk_size = chunk_size or CHUNK
+        self._fixed = chunk_size is not None
         self._batch: list[Packet] = []
         self._position = 0
 
@@ -49,6 +54,16 @@ class ReadAhead:
     def waiting(self) -> int:
         """How many packets stand behind the chunk."""
         return len(self._batch) - self._position
+
+    def lengthen_chunks(self) -> None:
+        """The consumer is quick, so the clock can be looked at less often."""
+        if not self._fixed:
+            self._chunk_size = min(_LONGEST_CHUNK, 2 * self._chunk_size)
+
+    def shorten_chunks(self) -> None:
+        """The consumer is slow."""
+        if not self._fixed:
+            self._chunk_size = CHUNK
 
     @trio.lowlevel.enable_ki_protection
     def next_chunk(self) -> None:

@@ -55,25 +55,26 @@ class VerdictWriter:
         return template.pack_payload(packet_id, packet_id, told.payload)
 
     def singles(
-        self, ids: Sequence[int], codes: Sequence[int], like: Decision, most_bytes: int
+        self, ids: Sequence[int], codes: Sequence[int] | None, like: Decision, most_bytes: int
     ) -> list[bytes]:
         """A verdict for each packet, in one pass.
 
         Args:
           ids: packet ids.
-          codes: a verdict for each.
+          codes: a verdict for each, None where all have that of `like`.
           like: a plain decision whose changes all of them share.
           most_bytes: longest piece wanted.
         """
         template = self._template(MessageType.VERDICT, like)
         if template is None:
+            codes = codes or [like.code] * len(ids)
             return [
                 encode([self._message(MessageType.VERDICT, i, like._replace(code=code))])
                 for i, code in zip(ids, codes, strict=True)
             ]
         step = max(1, most_bytes // template.size)
         return [
-            template.pack_many(ids[start : start + step], codes[start : start + step])
+            template.pack_many(ids[start : start + step], codes and codes[start : start + step])
             for start in range(0, len(ids), step)
         ]
 

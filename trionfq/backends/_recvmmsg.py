@@ -18,6 +18,7 @@ import ctypes
 import errno
 import mmap
 import os
+from struct import Struct
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trionfq.backends._abc import Received
@@ -36,6 +37,10 @@ SLOTS = 256
 _RELEASE_EVERY_BYTES = 2 * 1024 * 1024  # received; a burst of long datagrams leaves no more behind
 
 _WORTH_A_COLUMN = 6  # datagrams; fewer are looked at one by one (1: 1.5 us of Python against 2.7)
+
+# Datagrams of one length that one struct takes, and structs kept, one a length.
+_BLOCK = 16
+_BLOCKS_KEPT = 256
 
 _MSG_DONTWAIT = 0x40
 _MSG_TRUNC = 0x20
@@ -127,6 +132,7 @@ class BatchReceiver:
         # A huge page would make all slots resident at the first packet.
         self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._unreleased = 0
+        self._blocks: dict[int, Struct] = {}
 
         base = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         self._iovecs = (_IoVec * slots)()
@@ -178,10 +184,7 @@ class BatchReceiver:
             ):
                 lengths = self._lengths[:got].tolist()
                 self._unreleased += sum(lengths)
-                datagrams += [
-                    data[start : start + length]
-                    for start, length in zip(self._starts, lengths, strict=False)
-                ]
+                datagrams += self._copied(lengths)
             else:
                 for index in range(got):
                     length = self._lengths[index]
@@ -201,6 +204,29 @@ class BatchReceiver:
                 break
             limit -= got
         return Received(datagrams, overruns, truncated, foreign)
+
+    def _copied(self, lengths: list[int]) -> list[bytes]:
+        """The datagrams of the first slots, of these lengths."""
+        data, starts = self._map, self._starts
+        length, done = lengths[0], 0
+        datagrams: list[bytes] = []
+        if lengths.count(length) == len(lengths):
+            # A struct copies each for a quarter of what a slice costs (measured).
+            block = self._blocks.get(length)
+            if block is None:
+                if len(self._blocks) >= _BLOCKS_KEPT:
+                    self._blocks.clear()
+                one = f"{length}s"
+                block = Struct(f"{one}{self._stride - length}x" * (_BLOCK - 1) + one)
+                self._blocks[length] = block
+            while done + _BLOCK <= len(lengths):
+                datagrams += block.unpack_from(data, starts[done])
+                done += _BLOCK
+        datagrams += [
+            data[start : start + length]
+            for start, length in zip(starts[done:], lengths[done:], strict=False)
+        ]
+        return datagrams
 
 
 class SingleReceiver:
