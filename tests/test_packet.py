@@ -10,19 +10,23 @@ import pytest
 
 from trionfq import schema
 from trionfq._config import QueueConfig
+from trionfq._conntrack import Conntrack
 from trionfq._errors import LocalProtocolError
 from trionfq._ip_repair import Unfixed
-from trionfq._packet_attributes import PacketAttributes
+from trionfq._packet_attributes import PacketAttributes, VlanTag
 from trionfq._protocol import QueueProtocol
 from trionfq._verdict import Verdict
 from trionfq.schema import Attr, attr, by_name
-from trionfq.schema.conntrack import CTA
+from trionfq.schema.conntrack import CTA, ConntrackInfo
+from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import (
     NFQA,
     NFQA_VLAN,
+    ArpHook,
     CopyMode,
     Hook,
     MessageType,
+    NetdevHook,
     QueueFlags,
     SkbInfo,
 )
@@ -74,10 +78,11 @@ PRESENT = [
     ("gid", {"gid": 100}, 100),
     ("secctx", {"secctx": b"system_u:object_r:unlabeled_t\0"}, b"system_u:object_r:unlabeled_t"),
     ("secctx", {"secctx": b"no terminator"}, b"no terminator"),
-    ("vlan", {"vlan": (0x88A8, 0x2005), "family": BRIDGE}, (0x88A8, 0x2005)),
+    ("vlan", {"vlan": (0x88A8, 0x2005), "family": BRIDGE}, VlanTag(0x88A8, 0x2005)),
     ("l2hdr", {"l2hdr": L2HDR, "family": BRIDGE}, L2HDR),
     ("cgroup_classid", {"cgroup_classid": 0x100001}, 0x100001),
-    ("ct_info", {"ct_info": 2}, 2),
+    ("ct_info", {"ct_info": 2}, ConntrackInfo.NEW),
+    ("conntrack", {"ct": CONNECTION}, Conntrack(CONNECTION)),
     ("ct", {"ct": CONNECTION}, CONNECTION),
     ("ifindex_indev", {"ifindex_indev": 3}, 3),
     ("ifindex_outdev", {"ifindex_outdev": 4}, 4),
@@ -124,12 +129,23 @@ def test_all_attributes_at_once_keep_apart():
 
 @pytest.mark.parametrize(
     ("family", "hw_protocol", "hook"),
-    [(2, 0x0800, 0), (10, 0x86DD, 3), (ARP, 0x0806, 1), (BRIDGE, 0x8100, 4), (5, 0x0800, 5)],
+    [
+        (Family.IPV4, 0x0800, Hook.PRE_ROUTING),
+        (Family.IPV6, 0x86DD, Hook.LOCAL_OUT),
+        (Family.ARP, 0x0806, ArpHook.OUT),
+        (Family.BRIDGE, 0x8100, Hook.POST_ROUTING),
+        (Family.NETDEV, 0x0800, NetdevHook.EGRESS),
+    ],
 )
-def test_the_hook_is_always_told(family, hw_protocol, hook):
-    packet = packet_of(family=family, hw_protocol=hw_protocol, hook=hook)
+def test_the_hook_is_told_in_its_familys_words(family, hw_protocol, hook):
+    packet = packet_of(family=family, hw_protocol=hw_protocol, hook=int(hook))
     assert (packet.family, packet.hw_protocol) == (family, hw_protocol)
-    assert packet.hook is Hook(hook)
+    assert packet.hook is hook
+
+
+def test_a_vlan_tag_tells_its_parts():
+    tag = packet_of(vlan=(0x8100, 0xB00A), family=BRIDGE).vlan
+    assert (tag.vlan_id, tag.priority, tag.drop_eligible) == (10, 5, True)
 
 
 def test_a_hook_of_the_future_is_told_by_its_number():
@@ -494,7 +510,7 @@ def test_attributes_can_be_read_after_the_binding_has_ended():
 
 def test_a_refused_verdict_gives_back_what_was_edited():
     protocol = machine(config={"flags": QueueFlags.CONNTRACK})
-    packet = packet_of(protocol, payload=fragment())
+    packet = packet_of(protocol, payload=fragment(), ct=())
     edited = fragment()[:-1] + b"!"
     packet.accept(payload=edited, connmark=1)
     rewritten = packet.payload

@@ -35,8 +35,9 @@ def backend():
 
 
 def arrive(backend, count=1, **options):
+    """Packets of a connection that nothing is said of, where the queue asks for that."""
     for _ in range(count):
-        backend.arrive(make_packet(**options), bypass=True)
+        backend.arrive(make_packet(**{"ct": (), **options}), bypass=True)
 
 
 def effects(backend):

@@ -24,6 +24,8 @@ from trionfq.schema.nfqueue import QueueFlags
 from trionfq.testing import ScriptedBackend
 
 PAYLOAD = bytes.fromhex("4500001c00010000401166ce0a0000010a0000020035003500080000")
+# NFQA_CT: the packet is tracked, nothing is said of its connection.
+TRACKED = {11: ()}
 EFFECTS = {
     Verdict.ACCEPT: Effect.ACCEPTED,
     Verdict.DROP: Effect.DROPPED,
@@ -61,7 +63,7 @@ class Storm:
     async def packets_arrive(self, queue):
         for turn in range(50):
             for _ in range(self.dice.choice([1, 1, 2, 5, 30])):
-                self.backend.kernel.enqueue(0, PacketIn(PAYLOAD))
+                self.backend.kernel.enqueue(0, PacketIn(PAYLOAD, values=TRACKED))
             self.backend._wake()
             if self.dice.random() < 0.2:
                 queue.configure(max_len=60)  # which reads what has just arrived

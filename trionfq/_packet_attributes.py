@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from trionfq._conntrack import Conntrack
 from trionfq.schema import by_name
-from trionfq.schema.nfqueue import NFQA_VLAN, Hook, SkbInfo
+from trionfq.schema.conntrack import ConntrackInfo
+from trionfq.schema.nfqueue import HOOKS, NFQA_VLAN, AnyHook, Hook, SkbInfo
 
 if TYPE_CHECKING:
     from trionfq._codec import Shape
@@ -14,6 +16,33 @@ if TYPE_CHECKING:
     from trionfq.schema import Attr
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class VlanTag(NamedTuple):
+    """A VLAN tag (IEEE 802.1Q).
+
+    Attributes:
+      protocol: EtherType of the tag: 0x8100, or 0x88A8 for the outer one of two.
+      tci: priority, DEI and VLAN id in 16 bits.
+    """
+
+    protocol: int
+    tci: int
+
+    @property
+    def vlan_id(self) -> int:
+        """Number of the VLAN, 12 bits."""
+        return self.tci & 0xFFF
+
+    @property
+    def priority(self) -> int:
+        """Priority code point, 0 to 7."""
+        return self.tci >> 13
+
+    @property
+    def drop_eligible(self) -> bool:
+        """Drop eligible indicator."""
+        return bool(self.tci & 0x1000)
 
 
 class PacketAttributes:
@@ -51,7 +80,12 @@ class PacketAttributes:
 
     @property
     def family(self) -> int:
-        """Protocol family of the hook: 2 inet, 3 arp, 7 bridge, 10 inet6 (nfgen_family)."""
+        """Protocol family of the hook, a number of `Family`: 2 IPv4, 7 bridge, 10 IPv6.
+
+        An ``inet`` table's packets are IPv4 or IPv6. Family 3 (arp) and 5 (netdev) are not met:
+        no kernel since 6.1 takes a queue rule there (nft_queue_validate, nft_queue.c), and older
+        ones drop such a packet whatever the verdict (nf_reinject, nf_queue.c).
+        """
         return self._shape.family
 
     @property
@@ -61,14 +95,16 @@ class PacketAttributes:
         return number
 
     @property
-    def hook(self) -> Hook:
+    def hook(self) -> AnyHook:
         """The netfilter hook that queued it (NFQA_PACKET_HDR).
+
+        A `Hook` for IPv4, IPv6 and bridge; the families arp and netdev number theirs otherwise.
 
         Raises:
           ValueError: a hook that this library does not know, which no kernel has so far;
             ``attribute("packet_hdr")`` has its number.
         """
-        return Hook(self.attribute("packet_hdr")["hook"])
+        return HOOKS.get(self._shape.family, Hook)(self.attribute("packet_hdr")["hook"])
 
     @property
     def mark(self) -> int:
@@ -148,15 +184,15 @@ class PacketAttributes:
         return None if label is None else label.rstrip(b"\0")
 
     @property
-    def vlan(self) -> tuple[int, int] | None:
-        """VLAN tag as (protocol, tci), bridge family only (NFQA_VLAN, since 4.7)."""
+    def vlan(self) -> VlanTag | None:
+        """VLAN tag, bridge family only (NFQA_VLAN, since 4.7)."""
         members = self.attribute("vlan")
         if members is None:
             return None
         tag: dict[str, Any] = by_name(NFQA_VLAN, members)
         if not tag.keys() >= {"proto", "tci"}:
             return None  # no kernel sends the half of one
-        return tag["proto"], tag["tci"]
+        return VlanTag(tag["proto"], tag["tci"])
 
     @property
     def l2hdr(self) -> bytes | None:
@@ -171,14 +207,31 @@ class PacketAttributes:
         return classid
 
     @property
-    def ct_info(self) -> int | None:
-        """Conntrack state, with QueueFlags.CONNTRACK (NFQA_CT_INFO, since 3.6)."""
+    def ct_info(self) -> ConntrackInfo | None:
+        """Its relation to its connection, with QueueFlags.CONNTRACK (NFQA_CT_INFO, since 3.6).
+
+        None where it belongs to none, as `conntrack`.
+
+        Raises:
+          ValueError: one that this library does not know, which no kernel has sent so far;
+            ``attribute("ct_info")`` has its number.
+        """
         info: int | None = self.attribute("ct_info")
-        return info
+        return None if info is None else ConntrackInfo(info)
+
+    @property
+    def conntrack(self) -> Conntrack | None:
+        """Its connection, with QueueFlags.CONNTRACK, as it was when the packet was queued.
+
+        None where it belongs to none: it is not tracked (``notrack``), invalid, or was queued
+        before conntrack saw it. The nest is read anew each time, so keep it in a variable.
+        """
+        members = self.ct
+        return None if members is None else Conntrack(members)
 
     @property
     def ct(self) -> tuple[Attr, ...] | None:
-        """Conntrack attributes (CTA_*), with QueueFlags.CONNTRACK (NFQA_CT, since 3.6)."""
+        """The raw nest of `conntrack`: CTA_* attributes (NFQA_CT, since 3.6)."""
         members: tuple[Attr, ...] | None = self.attribute("ct")
         return members
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from trionfq._errors import LocalProtocolError
 from trionfq._foreign import packet_bytes
+from trionfq._verdict_conntrack import ConntrackChanges, asked_of_conntrack, conntrack_attributes
 from trionfq.schema import Attr, attr
-from trionfq.schema.conntrack import CTA
 from trionfq.schema.nfqueue import (
     MAX_COPY_RANGE,
     NFQA,
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from trionfq._ip_unfixed import Unfixed
 
 _U32 = 0xFFFFFFFF
-# xt_connlabel and ctnetlink know 128 bits (NF_CT_LABELS_MAX_SIZE).
-_CT_LABELS_BYTES = 16
 
 
 class Verdict(enum.IntEnum):
@@ -57,15 +55,13 @@ class MarkChanges(TypedDict, total=False):
     priority: int | None
 
 
-class Changes(MarkChanges, total=False):
-    """Changes that leave with a verdict.
+class Changes(MarkChanges, ConntrackChanges, total=False):
+    """Changes that leave with a verdict: these, `MarkChanges` and `ConntrackChanges`.
 
     Keys:
       payload: the new packet from the network header on (NFQA_PAYLOAD): bytes, or a packet of
         scapy or dpkt.
       repair: False leaves lengths and checksums of ``payload`` as given; True by default.
-      connmark: new conntrack mark, 32 bits (CTA_MARK in NFQA_CT).
-      ct_labels: new conntrack labels, 16 bytes (CTA_LABELS in NFQA_CT).
       vlan: new VLAN tag as (protocol, tci), 16 bits each (NFQA_VLAN; bridge only).
       l2hdr: new MAC header of the same length (NFQA_L2HDR; bridge only).
 
@@ -74,8 +70,6 @@ class Changes(MarkChanges, total=False):
 
     payload: Payload | None
     repair: bool
-    connmark: int | None
-    ct_labels: bytes | None
     vlan: tuple[int, int] | None
     l2hdr: bytes | None
 
@@ -182,20 +176,6 @@ def _vlan(value: object) -> Attr:
     return attr(NFQA, "vlan", members)
 
 
-def _conntrack(changes: Mapping[str, Any]) -> Attr:
-    members = []
-    if "connmark" in changes:
-        members.append(attr(CTA, "mark", _integer("connmark", changes["connmark"], _U32)))
-    if "ct_labels" in changes:
-        labels = as_bytes("ct_labels", changes["ct_labels"])
-        if len(labels) != _CT_LABELS_BYTES:
-            raise LocalProtocolError(
-                f"ct_labels: expected {_CT_LABELS_BYTES} bytes, got {len(labels)}"
-            )
-        members.append(attr(CTA, "labels", labels))
-    return attr(NFQA, "ct", tuple(members))
-
-
 _WRITERS: dict[str, Callable[[Any], Attr]] = {
     "mark": lambda value: _u32("mark", value),
     "priority": lambda value: _u32("priority", value),
@@ -204,8 +184,6 @@ _WRITERS: dict[str, Callable[[Any], Attr]] = {
 }
 _PLAIN = frozenset(MarkChanges.__annotations__)
 _BRIDGE = frozenset({"vlan", "l2hdr"})
-# The kernel refuses these after it looked at the packet; mark, priority and payload always apply.
-_RISKY = frozenset({"connmark", "ct_labels", "vlan", "l2hdr"})
 
 
 @lru_cache(maxsize=1024)
@@ -241,16 +219,16 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
     if unknown:
         raise TypeError(f"unknown change: {', '.join(sorted(unknown))}")
     attributes = [write(changes[name]) for name, write in _WRITERS.items() if name in changes]
-    if "connmark" in changes or "ct_labels" in changes:
-        attributes.insert(0, _conntrack(changes))
+    attributes[:0] = conntrack_attributes(changes)
     payload = changes.get("payload")
     if payload is not None:
         payload = as_payload(payload)
+    risky = bool(asked_of_conntrack(changes) or changes.keys() & _BRIDGE)
     return Decision(
         code,
         tuple(attributes),
-        plain=payload is None and not changes.keys() & _RISKY,
-        risky=bool(changes.keys() & _RISKY),
+        plain=payload is None and not risky,
+        risky=risky,
         bridge=bool(changes.keys() & _BRIDGE),
         payload=payload,
     )

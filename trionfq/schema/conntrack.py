@@ -28,8 +28,20 @@ _FROM, _TO, _BOTH = Direction.FROM_KERNEL, Direction.TO_KERNEL, Direction.BOTH
 _HEADER = "include/uapi/linux/netfilter/nfnetlink_conntrack.h"
 
 
+class ConntrackDirection(enum.IntEnum):
+    """A direction of a connection (enum ip_conntrack_dir, IP_CT_DIR_*)."""
+
+    ORIGINAL = 0
+    REPLY = 1
+
+
 class ConntrackInfo(enum.IntEnum):
-    """A packet's relation to its connection (enum ip_conntrack_info, IP_CT_*)."""
+    """A packet's relation to its connection (enum ip_conntrack_info, IP_CT_*).
+
+    The ``_REPLY`` ones are IP_CT_IS_REPLY more than the others. NEW_REPLY and UNTRACKED are the
+    header's; the kernel gives neither to user space, for it tracks no answer as new and sends
+    nothing of an untracked packet.
+    """
 
     ESTABLISHED = 0
     RELATED = 1
@@ -38,6 +50,27 @@ class ConntrackInfo(enum.IntEnum):
     RELATED_REPLY = 4
     NEW_REPLY = 5
     UNTRACKED = 7
+
+    @property
+    def direction(self) -> ConntrackDirection | None:
+        """Which way the packet goes (CTINFO2DIR), None where it is untracked."""
+        if self is ConntrackInfo.UNTRACKED:
+            return None
+        return ConntrackDirection(self >= _IS_REPLY)
+
+    @property
+    def is_reply(self) -> bool:
+        """Whether it goes against the direction of the connection's first packet."""
+        return self.direction is ConntrackDirection.REPLY
+
+    @property
+    def state(self) -> ConntrackInfo:
+        """The relation whatever the direction: ESTABLISHED, RELATED, NEW or UNTRACKED."""
+        return ConntrackInfo(self - _IS_REPLY) if self.is_reply else self
+
+
+# IP_CT_IS_REPLY, include/uapi/linux/netfilter/nf_conntrack_common.h.
+_IS_REPLY = ConntrackInfo.ESTABLISHED_REPLY
 
 
 class Status(enum.IntFlag):
@@ -89,6 +122,28 @@ class SctpState(enum.IntEnum):
     SHUTDOWN_ACK_SENT = 7
     HEARTBEAT_SENT = 8
     HEARTBEAT_ACKED = 9
+
+
+class DccpState(enum.IntEnum):
+    """State of a DCCP connection (enum ct_dccp_states, CT_DCCP_*)."""
+
+    NONE = 0
+    REQUEST = 1
+    RESPOND = 2
+    PARTOPEN = 3
+    OPEN = 4
+    CLOSEREQ = 5
+    CLOSING = 6
+    TIMEWAIT = 7
+    IGNORE = 8
+    INVALID = 9
+
+
+class DccpRole(enum.IntEnum):
+    """Who sends in the original direction (enum ct_dccp_roles, CT_DCCP_ROLE_*)."""
+
+    CLIENT = 0
+    SERVER = 1
 
 
 class TcpFlags(enum.IntFlag):
@@ -199,8 +254,8 @@ _DCCP = "dccp_to_nlattr (nf_conntrack_proto_dccp.c, up to 6.15)"
 CTA_PROTOINFO_DCCP = _set(
     "conntrack-dccp",
     "CTA_PROTOINFO_DCCP_",
-    _one(1, "state", Int8ub, "state of the connection", source=_DCCP),
-    _one(2, "role", Int8ub, "who is client: 0 the original direction", source=_DCCP),
+    _one(1, "state", Coded(Int8ub, DccpState), "state of the connection", source=_DCCP),
+    _one(2, "role", Coded(Int8ub, DccpRole), "of the original direction's sender", source=_DCCP),
     _one(3, "handshake_seq", Int64ub, "sequence number of the handshake", source=_DCCP),
     _one(4, "pad", Raw(), "alignment, empty"),
 )

@@ -7,6 +7,7 @@ What is emitted, and when: `nfqnl_build_packet_message` in net/netfilter/nfnetli
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING, TypeAlias
 
 from construct import Default, Int8ub, Int16ub, Int32ub, Int64ub
 
@@ -16,6 +17,9 @@ from ._records import Attribute, AttributeSet, Direction, Operation
 from .conntrack import CTA, CTA_EXPECT, ConntrackInfo
 from .nfnetlink import NFGENMSG, Family, Subsystem, message_type
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 _FROM, _TO, _BOTH = Direction.FROM_KERNEL, Direction.TO_KERNEL, Direction.BOTH
 _HEADER = "include/uapi/linux/netfilter/nfnetlink_queue.h"
 _BUILD = "nfqnl_build_packet_message (nfnetlink_queue.c)"
@@ -24,7 +28,10 @@ _CONFIG = "nfqnl_recv_config (nfnetlink_queue.c)"
 
 
 class Hook(enum.IntEnum):
-    """Where a packet was (enum nf_inet_hooks); ARP and bridge hooks share the numbers."""
+    """Where a packet was (enum nf_inet_hooks); the bridge family's hooks are the first five.
+
+    INGRESS is an ``inet`` table's hook on a device, which takes no queue rule.
+    """
 
     PRE_ROUTING = 0
     LOCAL_IN = 1
@@ -32,6 +39,32 @@ class Hook(enum.IntEnum):
     LOCAL_OUT = 3
     POST_ROUTING = 4
     INGRESS = 5
+
+
+class ArpHook(enum.IntEnum):
+    """Where an ARP packet was (NF_ARP_*, include/uapi/linux/netfilter_arp.h)."""
+
+    IN = 0
+    OUT = 1
+    FORWARD = 2
+
+
+class NetdevHook(enum.IntEnum):
+    """Where a packet of the netdev family was (enum nf_dev_hooks)."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+AnyHook: TypeAlias = Hook | ArpHook | NetdevHook
+HOOKS: Mapping[int, type[AnyHook]] = {
+    Family.IPV4: Hook,
+    Family.IPV6: Hook,
+    Family.BRIDGE: Hook,
+    Family.ARP: ArpHook,
+    Family.NETDEV: NetdevHook,
+}
+"""Which hooks a family has."""
 
 
 class VerdictCode(enum.IntEnum):

@@ -1,0 +1,394 @@
+"""What a verdict may change in its packet's connection, and every reason why not.
+
+The kernel answers a verdict with success whatever becomes of its NFQA_CT: one member that it does
+not like and the rest is ignored, in the order timeout, status, helper, labels, mark (``ctnetlink_
+glue_parse_ct``, nf_conntrack_netlink.c), and NFQA_EXP with it (``nfqnl_ct_parse``,
+nfnetlink_queue.c). So everything that can be known is checked here, before anything is sent:
+`conntrack_attributes` checks the values, `check_connection` holds them against the connection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from trionfq._conntrack import LABEL_BYTES, labels_to_bytes
+from trionfq._errors import LocalProtocolError
+from trionfq.schema import Attr, attr
+from trionfq.schema.conntrack import (
+    CTA,
+    CTA_EXPECT,
+    CTA_HELP,
+    CTA_IP,
+    CTA_PROTO,
+    CTA_TUPLE,
+    ExpectFlags,
+    Status,
+)
+from trionfq.schema.nfqueue import NFQA
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from trionfq._conntrack import Address, Conntrack
+
+_U32 = 0xFFFFFFFF
+_LABELS = 2 ** (8 * LABEL_BYTES) - 1
+_TCP = 6
+# The kernel counts in ticks and cuts at INT_MAX of them (__nf_ct_set_timeout,
+# nf_conntrack_core.h); at 1000 ticks a second, the most there are, that is this many seconds.
+_MOST_TIMEOUT_S = (2**31 - 1) // 1000
+# NF_CT_HELPER_NAME_LEN, which counts a NUL.
+_MOST_HELPER_NAME = 15
+# What IPS_UNCHANGEABLE_MASK (nf_conntrack_common.h) leaves.
+_CHANGEABLE = Status.SEEN_REPLY | Status.ASSURED | Status.FIXED_TIMEOUT | Status.HELPER
+_ONLY_SET = Status.SEEN_REPLY | Status.ASSURED
+_NAT = Status.SRC_NAT | Status.DST_NAT
+# Whose tuples are two ports (nf_ct_port_nlattr_to_tuple): TCP, UDP, SCTP, UDP-Lite.
+_WITH_PORTS = frozenset({6, 17, 132, 136})
+_ANY: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
+_ALL: dict[int, Address] = {4: IPv4Address(2**32 - 1), 6: IPv6Address(2**128 - 1)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """A connection that the packet's connection announces, so that it counts as related to it.
+
+    The kernel takes it for a connection with a helper only; how long it is expected, and how many
+    may be expected at a time, is that helper's policy. Source address and port may be left open,
+    what it goes to may not (struct nf_conntrack_tuple_mask has no destination).
+
+    Attributes:
+      protocol: IP protocol number: TCP 6, UDP 17, SCTP 132 or UDP-Lite 136.
+      destination: where it will go to.
+      destination_port: likewise.
+      source: where it will come from; None is anywhere.
+      source_port: likewise.
+      permanent: it stands for any number of connections, not for one only.
+      inactive: it is listed, yet matches nothing.
+    """
+
+    protocol: int
+    destination: Address
+    destination_port: int
+    source: Address | None = None
+    source_port: int | None = None
+    permanent: bool = False
+    inactive: bool = False
+
+
+class ConntrackChanges(TypedDict, total=False):
+    """Changes of the packet's connection; each needs QueueFlags.CONNTRACK.
+
+    Keys:
+      connmark: new conntrack mark, 32 bits (CTA_MARK).
+      connmark_mask: which bits of it to set; all by default (CTA_MARK_MASK).
+      ct_labels: new labels as a bit set, bit n for label n, or as the 16 bytes of the wire
+        (CTA_LABELS). The connection must have room for labels: some rule of the namespace named
+        one before it began. Where it has none the kernel ignores labels and connmark of the
+        verdict, and that cannot be seen from here.
+      ct_labels_mask: which labels to set; all by default (CTA_LABELS_MASK).
+      ct_status: new status (CTA_STATUS). SEEN_REPLY and ASSURED can be set, FIXED_TIMEOUT and
+        HELPER set and cleared; the rest must be as in ``packet.conntrack.status``.
+      ct_timeout_s: how long it lives without traffic from now on, in seconds (CTA_TIMEOUT); the
+        next packet gives it the usual time again, unless FIXED_TIMEOUT is set, too.
+      ct_helper: an empty name takes the helper away, with all that it expects; the helper's own
+        name changes nothing; the kernel takes no other here (CTA_HELP).
+      seq_adjust: True has the kernel shift sequence numbers by what the payload grew or shrank
+        (ctnetlink_glue_seqadj): TCP over IPv4 with NAT and a helper only.
+      expect: a connection to be expected (NFQA_EXP).
+
+    None leaves the connection's own.
+    """
+
+    connmark: int | None
+    connmark_mask: int | None
+    ct_labels: int | bytes | None
+    ct_labels_mask: int | bytes | None
+    ct_status: Status | None
+    ct_timeout_s: int | None
+    ct_helper: str | None
+    seq_adjust: bool | None
+    expect: Expectation | None
+
+
+CONNTRACK_CHANGES = frozenset(ConntrackChanges.__annotations__)
+# These never depend on the state of the connection.
+_BLIND = frozenset({"connmark", "connmark_mask", "ct_labels", "ct_labels_mask"})
+
+
+def asked_of_conntrack(changes: Mapping[str, Any]) -> list[str]:
+    """Names of the changes that are of the connection."""
+    return [
+        name
+        for name, value in changes.items()
+        if name in CONNTRACK_CHANGES and value is not None and value is not False
+    ]
+
+
+def conntrack_attributes(changes: Mapping[str, Any]) -> tuple[Attr, ...]:
+    """NFQA_CT, and NFQA_EXP where something is expected; nothing where nothing was asked.
+
+    Raises:
+      TypeError: a change of the wrong type.
+      LocalProtocolError: a value that the kernel would refuse or take for another.
+    """
+    asked = asked_of_conntrack(changes)
+    if not asked:
+        return ()
+    members: list[Attr] = []
+    if "ct_timeout_s" in asked:
+        seconds = _integer("ct_timeout_s", changes["ct_timeout_s"], _MOST_TIMEOUT_S)
+        members.append(attr(CTA, "timeout", seconds))
+    if "ct_status" in asked:
+        status = _integer("ct_status", changes["ct_status"], 0xFFFF)
+        members.append(attr(CTA, "status", status))
+    if "ct_helper" in asked:
+        name = _helper_name(changes["ct_helper"])
+        members.append(attr(CTA, "help", (attr(CTA_HELP, "name", name),)))
+    members += _masked(changes, "ct_labels", "labels", _labels)
+    members += _masked(changes, "connmark", "mark", lambda name, value: _integer(name, value, _U32))
+    nest = attr(NFQA, "ct", tuple(members))
+    if "expect" not in asked:
+        return (nest,)
+    return nest, attr(NFQA, "exp", _expectation(changes["expect"]))
+
+
+def check_unseen(changes: Mapping[str, Any]) -> None:
+    """Refuse what cannot be checked where only the packet's id is known.
+
+    Raises:
+      LocalProtocolError: a change that depends on the state of the connection.
+    """
+    for name in asked_of_conntrack(changes):
+        if name not in _BLIND:
+            raise LocalProtocolError(
+                f"{name}: whether the kernel takes it depends on the connection, and this process "
+                "has not seen the packet; give the verdict where the packet was read"
+            )
+
+
+def check_connection(
+    changes: Mapping[str, Any], conntrack: Conntrack | None, *, length: int, new_length: int | None
+) -> None:
+    """Refuse changes that the kernel would ignore for this connection.
+
+    Args:
+      changes: what the verdict changes; `conntrack_attributes` has taken them.
+      conntrack: the packet's connection, None where the kernel told of none.
+      length: length of the packet as it came, in bytes.
+      new_length: length of its new payload, None where that stays.
+
+    Raises:
+      LocalProtocolError: the kernel would ignore it, and with it all other changes.
+    """
+    asked = asked_of_conntrack(changes)
+    if not asked:
+        return
+    if conntrack is None:
+        raise LocalProtocolError(
+            f"{asked[0]}: this packet belongs to no connection (no NFQA_CT came with it): it is "
+            "not tracked, invalid, or the module nf_conntrack_netlink was unloaded; the kernel "
+            "would ignore the change and say nothing"
+        )
+    status = conntrack.status
+    if "ct_timeout_s" in asked and status & Status.FIXED_TIMEOUT:
+        raise LocalProtocolError(
+            "ct_timeout_s: the connection has ConntrackStatus.FIXED_TIMEOUT "
+            "(__nf_ct_change_timeout); clear that with ct_status in a verdict before"
+        )
+    if "ct_timeout_s" in asked and status & Status.DYING:
+        raise LocalProtocolError("ct_timeout_s: the connection is about to be removed")
+    if "ct_status" in asked:
+        _check_status(Status(changes["ct_status"]), status)
+    if "ct_helper" in asked:
+        _check_helper(changes["ct_helper"], conntrack)
+    if "expect" in asked:
+        _check_expectation(changes, conntrack)
+    if new_length is not None and new_length != length:
+        _check_adjustment(asked, conntrack)
+
+
+def _check_status(new: Status, old: Status) -> None:
+    lost = old & ~new & _ONLY_SET
+    if lost:
+        raise LocalProtocolError(
+            f"ct_status: {_names(lost)} can be set but not taken away (ctnetlink_update_status); "
+            "start from packet.conntrack.status"
+        )
+    fixed = (old ^ new) & ~_CHANGEABLE
+    if fixed:
+        raise LocalProtocolError(
+            f"ct_status: the kernel would leave {_names(fixed)} as it is "
+            "(IPS_UNCHANGEABLE_MASK); start from packet.conntrack.status"
+        )
+
+
+def _names(status: Status) -> str:
+    return "|".join(flag.name or hex(flag) for flag in status) or hex(status)
+
+
+def _check_helper(name: str, conntrack: Conntrack) -> None:
+    if name == (conntrack.helper or ""):
+        return
+    if name:
+        raise LocalProtocolError(
+            f"ct_helper: the kernel gives an existing connection no helper {name!r} "
+            "(ctnetlink_change_helper), it only takes one away; give it in a rule: nft 'ct helper "
+            "set', or iptables -t raw -j CT --helper"
+        )
+    if conntrack.status & Status.EXPECTED:
+        raise LocalProtocolError(
+            "ct_helper: a connection that was expected keeps its helper (ctnetlink_change_helper)"
+        )
+
+
+def _check_expectation(changes: Mapping[str, Any], conntrack: Conntrack) -> None:
+    expect = changes["expect"]
+    if not conntrack.helper:
+        raise LocalProtocolError(
+            "expect: the connection has no helper, and without one the kernel expects nothing "
+            "(ctnetlink_alloc_expect); give it one in a rule: nft 'ct helper set', or iptables -t "
+            "raw -j CT --helper"
+        )
+    if changes.get("ct_helper") == "":
+        raise LocalProtocolError("expect: ct_helper='' of the same verdict takes the helper away")
+    version = conntrack.original.source.version
+    if expect.destination.version != version:
+        raise LocalProtocolError(
+            f"expect: expected addresses of IPv{version} like the connection's, "
+            f"got IPv{expect.destination.version}"
+        )
+
+
+def _check_adjustment(asked: list[str], conntrack: Conntrack) -> None:
+    """A verdict with NFQA_CT whose payload changes the length may shift sequence numbers."""
+    nat = bool(conntrack.status & _NAT)
+    original = conntrack.original
+    if nat and original.protocol == _TCP and conntrack.helper and original.source.version == 4:
+        return
+    if "seq_adjust" in asked:
+        raise LocalProtocolError(
+            "seq_adjust: the kernel adjusts sequence numbers of TCP over IPv4 with NAT and a "
+            f"helper only; this connection is of protocol {original.protocol} over "
+            f"IPv{original.source.version}, {'with' if nat else 'without'} NAT, with "
+            f"{'helper ' + conntrack.helper if conntrack.helper else 'no helper'}"
+        )
+    if nat and original.protocol == _TCP:
+        raise LocalProtocolError(
+            f"{asked[0]}: not together with a payload of another length: the connection has NAT, "
+            "so the kernel would adjust its sequence numbers, but it has no room for that without "
+            "a helper (WARN_ONCE in nf_ct_seqadj_set), and with IPv6 reads the wrong bytes "
+            "(nf_ct_tcp_seqadj_set); give the change with another packet's verdict"
+        )
+
+
+def _integer(name: str, value: object, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
+    if not 0 <= value <= most:
+        raise LocalProtocolError(f"{name}: expected 0 to {most:#x}, got {value:#x}")
+    return int(value)
+
+
+def _masked(changes: Mapping[str, Any], name: str, member: str, read: Any) -> list[Attr]:
+    """A value and its mask. The kernel joins them by exclusive or, so they must fit."""
+    value, mask = changes.get(name), changes.get(f"{name}_mask")
+    if value is None:
+        if mask is not None:
+            raise LocalProtocolError(f"{name}_mask: expected {name} with it, got none")
+        return []
+    written = read(name, value)
+    members = [attr(CTA, member, written)]
+    if mask is not None:
+        written_mask = read(f"{name}_mask", mask)
+        if _number(written) & ~_number(written_mask):
+            raise LocalProtocolError(
+                f"{name}: expected no bits outside {name}_mask, which the kernel would flip "
+                f"(ctnetlink_change_mark, replace_u32); got {_hex(written)} and mask "
+                f"{_hex(written_mask)}"
+            )
+        members.append(attr(CTA, f"{member}_mask", written_mask))
+    return members
+
+
+def _number(written: int | bytes) -> int:
+    return written if isinstance(written, int) else int.from_bytes(written, "big")
+
+
+def _hex(written: int | bytes) -> str:
+    return hex(written) if isinstance(written, int) else written.hex()
+
+
+def _labels(name: str, value: object) -> bytes:
+    if isinstance(value, bytes):
+        # Of fewer bytes the kernel would clear the rest, mask or not (nf_connlabels_replace).
+        if len(value) != LABEL_BYTES:
+            raise LocalProtocolError(f"{name}: expected {LABEL_BYTES} bytes, got {len(value)}")
+        return value
+    return labels_to_bytes(_integer(name, value, _LABELS))
+
+
+def _helper_name(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise TypeError(f"ct_helper: expected a string, got {type(value).__name__}")
+    if len(value) > _MOST_HELPER_NAME or not value.isascii() or "\0" in value:
+        raise LocalProtocolError(
+            f"ct_helper: expected at most {_MOST_HELPER_NAME} ASCII characters, got {value!r}"
+        )
+    return value.encode() + b"\0"
+
+
+def _expectation(expect: object) -> tuple[Attr, ...]:
+    """The members of NFQA_EXP. Tuple and mask stand in every one.
+
+    Without either of them the kernel follows a null pointer (ctnetlink_glue_exp_parse hands it to
+    nla_parse_nested; 6.12 was seen to crash).
+    """
+    if not isinstance(expect, Expectation):
+        raise TypeError(f"expect: expected an Expectation, got {type(expect).__name__}")
+    if _integer("expect: protocol", expect.protocol, 0xFF) not in _WITH_PORTS:
+        raise LocalProtocolError(
+            f"expect: protocol: expected one of {sorted(_WITH_PORTS)}, got {expect.protocol}"
+        )
+    for name in ("source", "destination"):
+        address = getattr(expect, name)
+        if not isinstance(address, IPv4Address | IPv6Address) and (address or name != "source"):
+            raise TypeError(f"expect: {name}: expected an address, got {type(address).__name__}")
+    version = expect.destination.version
+    source: Address = _ANY[version] if expect.source is None else expect.source
+    if source.version != version:
+        raise LocalProtocolError(
+            f"expect: expected addresses of one family, got {source} and {expect.destination}"
+        )
+    port = 0 if expect.source_port is None else expect.source_port
+    flags = ExpectFlags(0)
+    if expect.permanent:
+        flags |= ExpectFlags.PERMANENT
+    if expect.inactive:
+        flags |= ExpectFlags.INACTIVE
+    mask_source = _ANY[version] if expect.source is None else _ALL[version]
+    mask_port = 0 if expect.source_port is None else 0xFFFF
+    wanted = _tuple(expect.protocol, source, port, expect.destination, expect.destination_port)
+    mask = _tuple(expect.protocol, mask_source, mask_port, _ALL[version], 0xFFFF)
+    members = [attr(CTA_EXPECT, "tuple", wanted), attr(CTA_EXPECT, "mask", mask)]
+    if flags:
+        members.append(attr(CTA_EXPECT, "flags", int(flags)))
+    return tuple(members)
+
+
+def _tuple(
+    protocol: int, source: Address, source_port: int, destination: Address, destination_port: int
+) -> tuple[Attr, ...]:
+    family = f"v{source.version}"
+    ip = (
+        attr(CTA_IP, f"{family}_src", source.packed),
+        attr(CTA_IP, f"{family}_dst", destination.packed),
+    )
+    proto = (
+        attr(CTA_PROTO, "num", protocol),
+        attr(CTA_PROTO, "src_port", _integer("expect: source_port", source_port, 0xFFFF)),
+        attr(CTA_PROTO, "dst_port", _integer("expect: destination_port", destination_port, 0xFFFF)),
+    )
+    return attr(CTA_TUPLE, "ip", ip), attr(CTA_TUPLE, "proto", proto)
