@@ -9,6 +9,16 @@
 
 from trionfq._batch import Batch, Batches
 from trionfq._config import QueueConfig
+from trionfq._conntrack import (
+    Conntrack,
+    ConntrackTuple,
+    Counters,
+    DccpInfo,
+    SctpInfo,
+    SequenceAdjustment,
+    Synproxy,
+    TcpInfo,
+)
 from trionfq._errors import (
     AlreadyDecidedError,
     CaptureError,
@@ -27,10 +37,12 @@ from trionfq._ip import IPView
 from trionfq._ip_repair import RepairResult, Unfixed, repair
 from trionfq._open import QueueManager, open_queue
 from trionfq._packet import Packet
+from trionfq._packet_attributes import VlanTag
 from trionfq._queue import Queue
 from trionfq._queues import BoundQueue, QueueOwner, queues
 from trionfq._statistics import Statistics
 from trionfq._verdict import Changes, MarkChanges, Verdict
+from trionfq._verdict_conntrack import ConntrackChanges, Expectation
 from trionfq.backends.netlink import (
     Namespace,
     NetlinkBackend,
@@ -40,17 +52,41 @@ from trionfq.backends.netlink import (
 )
 from trionfq.backends.recording import RecordingBackend
 from trionfq.backends.replay import ReplayBackend
-from trionfq.schema.nfqueue import CopyMode, Hook, QueueFlags, SkbInfo
+from trionfq.schema.conntrack import (
+    ConntrackDirection,
+    ConntrackInfo,
+    DccpRole,
+    DccpState,
+    SctpState,
+    TcpFlags,
+    TcpState,
+)
+from trionfq.schema.conntrack import Status as ConntrackStatus
+from trionfq.schema.nfnetlink import Family
+from trionfq.schema.nfqueue import ArpHook, CopyMode, Hook, NetdevHook, QueueFlags, SkbInfo
 
 __all__ = [
     "AlreadyDecidedError",
+    "ArpHook",
     "Batch",
     "Batches",
     "BoundQueue",
     "CaptureError",
     "Changes",
     "ConformanceError",
+    "Conntrack",
+    "ConntrackChanges",
+    "ConntrackDirection",
+    "ConntrackInfo",
+    "ConntrackStatus",
+    "ConntrackTuple",
     "CopyMode",
+    "Counters",
+    "DccpInfo",
+    "DccpRole",
+    "DccpState",
+    "Expectation",
+    "Family",
     "Hook",
     "IPView",
     "KernelError",
@@ -58,6 +94,7 @@ __all__ = [
     "MarkChanges",
     "ModuleMissingError",
     "Namespace",
+    "NetdevHook",
     "NetlinkBackend",
     "NetlinkOption",
     "NetlinkOptions",
@@ -75,12 +112,20 @@ __all__ = [
     "RemoteProtocolError",
     "RepairResult",
     "ReplayBackend",
+    "SctpInfo",
+    "SctpState",
+    "SequenceAdjustment",
     "SkbInfo",
     "Statistics",
+    "Synproxy",
+    "TcpFlags",
+    "TcpInfo",
+    "TcpState",
     "TrionfqError",
     "Unfixed",
     "Verdict",
     "VerdictRefusedError",
+    "VlanTag",
     "open_queue",
     "queues",
     "repair",
