@@ -8,7 +8,7 @@
 """
 
 from trionfq._batch import Batch, Batches
-from trionfq._config import QueueConfig
+from trionfq._config import KernelSettings, QueueConfig
 from trionfq._conntrack import (
     Conntrack,
     ConntrackTuple,
@@ -90,6 +90,7 @@ __all__ = [
     "Hook",
     "IPView",
     "KernelError",
+    "KernelSettings",
     "LocalProtocolError",
     "MarkChanges",
     "ModuleMissingError",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trionfq.schema import attr
-from trionfq.schema.nfqueue import NFQA_CFG, CopyMode, QueueFlags
+from trionfq.schema.nfqueue import MAX_COPY_RANGE, NFQA_CFG, CopyMode, QueueFlags
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from trionfq._kernel_records import QueueRow
     from trionfq.schema import Attr
 
 _U32 = 0xFFFFFFFF
@@ -21,8 +22,8 @@ class QueueConfig(NamedTuple):
     Attributes:
       number: queue number.
       copy_mode: what of a packet is copied.
-      copy_range: most payload bytes copied.
-      max_len: most packets that the kernel holds.
+      copy_range: most payload bytes copied; 0 and more than 65,531 mean 65,531.
+      max_len: most packets that the kernel holds, in packets.
       flags: NFQA_CFG_F_*.
     """
 
@@ -45,7 +46,7 @@ def check_config(config: QueueConfig) -> QueueConfig:
     """
     for name in ("copy_range", "max_len"):
         value = getattr(config, name)
-        if not isinstance(value, int) or not 0 <= value <= _U32:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _U32:
             raise ValueError(f"{name}: expected 0 to {_U32}, got {value!r}")
     try:
         mode = CopyMode(config.copy_mode)
@@ -58,20 +59,75 @@ def check_config(config: QueueConfig) -> QueueConfig:
     return config._replace(copy_mode=mode, flags=QueueFlags(config.flags))
 
 
-def settings(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
+def settings(config: QueueConfig) -> list[Attr]:
     """Everything that a CONFIG message can set, besides its command."""
-    params = {"copy_range": config.copy_range, "copy_mode": config.copy_mode}
-    return [
-        attr(NFQA_CFG, "params", params),
-        *queue_limits(config, every_flag=every_flag),
-    ]
+    return [_params(config), *queue_limits(config)]
 
 
-def queue_limits(config: QueueConfig, *, every_flag: bool = False) -> list[Attr]:
-    """What a CONFIG message sets besides command and copying; `every_flag` clears others."""
-    mask = ~QueueFlags(0) if every_flag else config.flags
-    limits = [attr(NFQA_CFG, "queue_maxlen", config.max_len)]
-    if mask:
-        limits.append(attr(NFQA_CFG, "flags", int(config.flags)))
-        limits.append(attr(NFQA_CFG, "mask", int(mask)))
+def queue_limits(config: QueueConfig) -> list[Attr]:
+    """What a CONFIG message sets besides command and copying; flags that are off stay as they are.
+
+    So a kernel that knows fewer flags takes it.
+    """
+    limits = [_max_len(config)]
+    if config.flags:
+        limits += _flags(config, config.flags)
     return limits
+
+
+def changed_settings(config: QueueConfig, names: Collection[str]) -> list[Attr]:
+    """What a CONFIG message says to change these settings and no other.
+
+    Copy mode and range are one attribute, so one takes the other along. Flags are all set or
+    cleared.
+    """
+    changes = []
+    if "copy_mode" in names or "copy_range" in names:
+        changes.append(_params(config))
+    if "max_len" in names:
+        changes.append(_max_len(config))
+    if "flags" in names:
+        changes += _flags(config, ~QueueFlags(0))
+    return changes
+
+
+def _params(config: QueueConfig) -> Attr:
+    params = {"copy_range": config.copy_range, "copy_mode": config.copy_mode}
+    return attr(NFQA_CFG, "params", params)
+
+
+def _max_len(config: QueueConfig) -> Attr:
+    return attr(NFQA_CFG, "queue_maxlen", config.max_len)
+
+
+def _flags(config: QueueConfig, mask: QueueFlags) -> list[Attr]:
+    return [attr(NFQA_CFG, "flags", int(config.flags)), attr(NFQA_CFG, "mask", int(mask))]
+
+
+class KernelSettings(NamedTuple):
+    """What the kernel shows of a queue's settings; flags and max_len it does not show.
+
+    Attributes:
+      copy_mode: what of a packet is copied.
+      copy_range: most payload bytes copied; 0 unless the mode is PACKET (nfqnl_set_mode).
+      differing: names of the settings that are not as `Queue.config` asked: somebody else who has
+        the socket has changed them.
+    """
+
+    copy_mode: CopyMode
+    copy_range: int
+    differing: tuple[str, ...]
+
+
+def kernel_settings(row: QueueRow, config: QueueConfig) -> KernelSettings:
+    """Read a row of /proc beside what was asked for."""
+    asked_range = 0
+    if config.copy_mode is CopyMode.PACKET:
+        asked_range = min(config.copy_range or MAX_COPY_RANGE, MAX_COPY_RANGE)
+    differing = []
+    if row.copy_mode != config.copy_mode:
+        differing.append("copy_mode")
+    # Under another mode, the range says nothing of its own.
+    elif row.copy_range != asked_range:
+        differing.append("copy_range")
+    return KernelSettings(CopyMode(row.copy_mode), row.copy_range, tuple(differing))

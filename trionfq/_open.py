@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import trio
 
 from trionfq._answers import explanation
-from trionfq._config import QueueConfig, check_config
+from trionfq._config import QueueConfig, check_config, kernel_settings
 from trionfq._errors import (
     KernelError,
     ModuleMissingError,
@@ -81,7 +82,9 @@ def open_queue(
       netlink_options: netlink socket options.
       fd: an open AF_NETLINK socket to use instead of a new one.
       inherited: the queue is already bound through ``fd``, by a process that this one was forked
-        from; nothing is bound, and verdicts are not batched unless ``ledger`` is given.
+        from; nothing is bound, and verdicts are not batched unless ``ledger`` is given. Copy mode
+        and range are then what the kernel shows, where it can be read; say what ``max_len`` and
+        ``flags`` the queue was given, which the kernel does not show.
       ledger: `Queue.undecided_ids` of the process that bound the queue.
       backend: where datagrams come from; a new `NetlinkBackend` if None.
 
@@ -211,8 +214,9 @@ class QueueManager:
         if backend is None:
             backend = NetlinkBackend(**self._socket_options)
         try:
+            config = _as_shown(backend, self._config) if self._inherited else self._config
             protocol = QueueProtocol(
-                self._config,
+                config,
                 policy=self._on_close,
                 inherited=self._inherited,
                 ledger=self._ledger,
@@ -249,6 +253,16 @@ def _bind(link: Link) -> None:
     )
 
 
+def _as_shown(backend: Backend, config: QueueConfig) -> QueueConfig:
+    """The settings of a queue that another process has set up, as far as the kernel shows them."""
+    with suppress(OSError):
+        for row in backend.queues():
+            if row.queue == config.number and row.portid == backend.port_id:
+                shown = kernel_settings(row, config)
+                return config._replace(copy_mode=shown.copy_mode, copy_range=shown.copy_range)
+    return config
+
+
 def _owner(backend: Backend, number: int) -> int | None:
     """Port id of the socket that owns a queue; None where nobody does, or /proc does not tell."""
     try:
@@ -261,7 +275,10 @@ def _owner(backend: Backend, number: int) -> int | None:
 def _described(owner: int | None) -> str:
     if owner is None:
         return "another netlink socket"
-    return f"the netlink socket with port id {owner} (usually its process id)"
+    return (
+        f"the netlink socket with port id {owner} (usually its process id; trionfq.queues() names "
+        "the process)"
+    )
 
 
 def _bind_error(code: int, answer: ErrorMessage, number: int, backend: Backend) -> KernelError:

@@ -47,7 +47,7 @@ from trionfq.schema.nfqueue import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from trionfq._verdict import Changes
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import time
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from trionfq._packet import Packet
     from trionfq._verdict import Changes
     from trionfq.backends import Backend
+    from trionfq.schema import ErrorMessage
     from trionfq.schema.nfqueue import CopyMode, QueueFlags
 
     Handler: TypeAlias = Callable[[Packet], object] | Callable[[Packet], Awaitable[object]]
