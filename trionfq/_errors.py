@@ -8,10 +8,23 @@ counted, never raised.
 from __future__ import annotations
 
 import os
+from typing import Any
+
+
+def _restored(cls: type[TrionfqError], args: tuple[object, ...], state: Any) -> TrionfqError:
+    """An unpickled error; not by its own ``__init__``, whose keywords are not in ``args``."""
+    error = cls.__new__(cls, *args)
+    base = OSError if isinstance(error, OSError) else Exception
+    base.__init__(error, *args)
+    error.__setstate__(state)
+    return error
 
 
 class TrionfqError(Exception):
-    """Base of every error that this library defines."""
+    """Base of every error that this library defines. All can be pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _restored, (type(self), self.args, self.__dict__ or None)
 
 
 class ProtocolError(TrionfqError):
@@ -116,6 +129,44 @@ class VerdictRefusedError(KernelError):
         super().__init__(errno, operation, advice=advice, extack=extack)
         self.packet_id = packet_id
         self.dropped = dropped
+
+
+class WorkerDiedError(TrionfqError):
+    """A worker process ended though nobody asked it to, or not when it was asked to.
+
+    The exception that ended it, where it could be carried over, is the ``__cause__``.
+
+    Attributes:
+      queue_number: the queue that it had open; the kernel has dropped what was undecided there.
+      pid: its process id, None where no process could be started.
+      exit_code: of the process; negative for a signal's number, None without a process.
+      traceback: text of the traceback of the exception that ended it, or None.
+      restart_delay_s: seconds until the queue is opened again by another process, or None if it
+        is not.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        *,
+        queue_number: int,
+        pid: int | None,
+        exit_code: int | None,
+        traceback: str | None = None,
+        restart_delay_s: float | None = None,
+    ):
+        process = "" if pid is None else f" (process {pid})"
+        then = (
+            "its queue is not opened again"
+            if restart_delay_s is None
+            else f"its queue is opened again in {restart_delay_s:g} s"
+        )
+        super().__init__(f"worker of queue {queue_number}{process}: {reason}; {then}")
+        self.queue_number = queue_number
+        self.pid = pid
+        self.exit_code = exit_code
+        self.traceback = traceback
+        self.restart_delay_s = restart_delay_s
 
 
 class CaptureError(TrionfqError):
