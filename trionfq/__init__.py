@@ -32,6 +32,7 @@ from trionfq._errors import (
     RemoteProtocolError,
     TrionfqError,
     VerdictRefusedError,
+    WorkerDiedError,
 )
 from trionfq._ip import IPView
 from trionfq._ip_repair import RepairResult, Unfixed, repair
@@ -41,8 +42,11 @@ from trionfq._packet_attributes import VlanTag
 from trionfq._queue import Queue
 from trionfq._queues import BoundQueue, QueueOwner, queues
 from trionfq._statistics import Statistics
+from trionfq._supervisor import Workers
 from trionfq._verdict import Changes, MarkChanges, Verdict
 from trionfq._verdict_conntrack import ConntrackChanges, Expectation
+from trionfq._workers import QueueOptions, WorkersManager, open_workers
+from trionfq._workers_statistics import WorkersStatistics
 from trionfq.backends.netlink import (
     Namespace,
     NetlinkBackend,
@@ -107,6 +111,7 @@ __all__ = [
     "QueueConfig",
     "QueueFlags",
     "QueueManager",
+    "QueueOptions",
     "QueueOwner",
     "ReceiveBufferWarning",
     "RecordingBackend",
@@ -127,7 +132,12 @@ __all__ = [
     "Verdict",
     "VerdictRefusedError",
     "VlanTag",
+    "WorkerDiedError",
+    "Workers",
+    "WorkersManager",
+    "WorkersStatistics",
     "open_queue",
+    "open_workers",
     "queues",
     "repair",
 ]
