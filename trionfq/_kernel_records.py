@@ -30,15 +30,18 @@ _GSO = int(SkbInfo.GSO)
 class QueueRow(NamedTuple):
     """One row of /proc/net/netfilter/nfnetlink_queue (seq_show, nfnetlink_queue.c).
 
+    Counts begin with the binding and have 32 bits: behind 2**32 - 1 they go on from 0.
+
     Attributes:
       queue: queue number.
-      portid: netlink port id of the owning socket.
-      queue_total: packets that wait for a verdict.
+      portid: netlink port id of the owning socket; mostly a process id (`trionfq.queues`).
+      queue_total: packets that wait for a verdict now, read by the program or not.
       copy_mode: 0 none, 1 meta, 2 packet.
-      copy_range: most payload bytes copied, in bytes.
-      queue_dropped: packets dropped since the queue was full.
-      user_dropped: packets dropped since they could not be sent to user space.
-      id_sequence: id of the last packet.
+      copy_range: most payload bytes copied, in bytes; 0 unless the mode is 2 (nfqnl_set_mode).
+      queue_dropped: packets dropped since queue_maxlen was reached, which get no id, or since the
+        table of ids of newer kernels was full. What fail-open let pass is not counted.
+      user_dropped: packets dropped since the receive buffer was full: each is a gap in the ids.
+      id_sequence: id of the last packet, a dropped one's included; 0 before the first.
     """
 
     queue: int

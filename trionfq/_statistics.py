@@ -39,8 +39,9 @@ class Statistics:
       oldest_undecided_s: age in seconds of the oldest undecided packet, None without one. While
         it grows, verdicts of later packets cannot be batched.
       kernel: the queue's row in /proc/net/netfilter/nfnetlink_queue, after the end as last seen,
-        None where it cannot be read: its queue_dropped and user_dropped are the kernel's own counts
-        of loss.
+        None where it cannot be read, or the queue is this socket's no more. Its queue_dropped and
+        user_dropped are the kernel's own counts of loss, its queue_total less `undecided` is what
+        waits unread (and what has a verdict that was not sent yet).
     """
 
     packets_received: int
