@@ -406,6 +406,13 @@ def test_receive_buffer_is_what_was_asked_not_the_kernels_double() -> None:
     backend.close()
 
 
+def test_a_buffer_that_nobody_asked_for_is_as_large_as_may_be_and_nothing_is_said() -> None:
+    limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
+    backend = without_capabilities(NetlinkBackend)
+    assert backend.receive_buffer_bytes == min(limit, 16 << 20)
+    backend.close()
+
+
 def test_less_buffer_than_asked_is_said_with_the_cure() -> None:
     limit = int(Path("/proc/sys/net/core/rmem_max").read_text())
     text = rf"{limit + 1} bytes, got {limit}.*rmem_max={limit + 1}.*CAP_NET_ADMIN"

@@ -78,7 +78,11 @@ def open_queue(
       checkpoint_every: packets between checkpoints of ``async for``; 1 is trio's usual rule. None
         has one a batch, and at the latest after about a millisecond.
       namespace: network namespace: a name as ``ip netns`` shows it, a path, or a `Namespace`.
-      receive_buffer_bytes: size of the socket's receive buffer in bytes.
+      receive_buffer_bytes: size of the socket's receive buffer, where packets wait until they are
+        read, in bytes as for SO_RCVBUF. None for 16 MiB, which holds a burst of 14,500 packets of
+        1,500 bytes; without the host's CAP_NET_ADMIN it is at most net.core.rmem_max. A
+        ``max_len`` or packets beyond that need more, or packets are lost before ``max_len`` is
+        reached (``user_dropped``).
       netlink_options: netlink socket options.
       fd: an open AF_NETLINK socket to use instead of a new one.
       inherited: the queue is already bound through ``fd``, by a process that this one was forked

@@ -62,7 +62,8 @@ class NetlinkBackend:
         duplicated: closing the backend closes it, and it becomes non-blocking. On an error it
         stays the caller's. It is in a namespace already, so `namespace` must be None.
       receive_buffer_bytes: receive buffer, in bytes as for SO_RCVBUF (the kernel doubles it for
-        its bookkeeping); None leaves the kernel's default (net.core.rmem_default, or `fd`'s).
+        its bookkeeping); None for 16 MiB, or net.core.rmem_max without the host's CAP_NET_ADMIN;
+        a socket that was given as `fd` keeps its own.
       send_buffer_bytes: send buffer, likewise; it only bounds the length of one datagram.
       options: netlink's own options.
 
@@ -110,6 +111,8 @@ class NetlinkBackend:
             self._port_id: int = self._socket.getsockname()[0]
             if receive_buffer_bytes is not None:
                 _sockopt.set_receive_buffer(self._socket, receive_buffer_bytes)
+            elif fd is None:
+                _sockopt.raise_receive_buffer(self._socket)
         except BaseException:
             self._table.close()
             if fd is None:
