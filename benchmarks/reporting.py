@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
+LATEST = RESULTS / "latest.json"
+ABOUT = RESULTS / "latest.txt"  # when, where and how, in a line
 
 # Whose median others are divided by, and the heading of that column.
 BASELINES = {
@@ -18,7 +22,12 @@ BASELINES = {
     "C VERDICT_BATCH 64": "/C 64",
     "C VERDICT_BATCH 256": "/C 256",
     "C VERDICT_BATCH": "/C batch",
+    "no queue": "/no queue",
+    "NetfilterQueue, 1 held": "/NFQ, 1",
+    "trionfq async for, 1 held": "/async for, 1",
+    "trionfq batches(), 1 held": "/batches(), 1",
 }
+COST, RATE = "us/packet", "packets/s"
 
 
 class Result(NamedTuple):
@@ -57,6 +66,13 @@ def write_json(results: list[Result], path: Path) -> None:
     new.replace(path)
 
 
+def read_json(path: Path) -> list[Result]:
+    """What `write_json` wrote."""
+    return [
+        Result(*(entry[key] for key in Result._fields)) for entry in json.loads(path.read_text())
+    ]
+
+
 def ratios(results: list[Result]) -> dict[str, dict[str, float]]:
     """Of one row and unit: each subject's median by each baseline's, by column heading."""
     medians = {result.subject: result.median for result in results}
@@ -71,30 +87,44 @@ def ratios(results: list[Result]) -> dict[str, dict[str, float]]:
 
 
 def table(results: list[Result]) -> str:
-    """All results as Markdown, a table for each row and unit."""
-    parts = []
+    """All results as Markdown, a table for each row and unit.
+
+    Packets a second go into one table with the microseconds that they are the other side of.
+    """
     groups: dict[tuple[str, str, str], list[Result]] = {}
     for result in results:
         groups.setdefault((result.row, result.load, result.unit), []).append(result)
+    parts = []
     for (row, load, unit), group in groups.items():
-        divided = ratios(group) if not unit.startswith("packets") else {}
-        headings = list(dict.fromkeys(h for columns in divided.values() for h in columns))
-        lines = [
-            f"**{row}**, {load}, {unit}",
-            "",
-            "| " + " | ".join(["subject", "median", "min to max", *headings]) + " |",
-            "|---|" + "---:|" * (2 + len(headings)),
-        ]
-        for result in group:
-            cells = [
-                result.subject,
-                _number(result.median),
-                f"{_number(min(result.runs))} to {_number(max(result.runs))}",
-                *(f"{divided[result.subject][h]:.2f}" for h in headings),
-            ]
-            lines.append("| " + " | ".join(cells) + " |")
-        parts.append("\n".join(lines))
+        costs = groups.get((row, load, COST))
+        if unit == RATE and costs:
+            continue
+        rates = groups.get((row, load, RATE), []) if unit == COST else []
+        title = f"**{row}**, {unit}" if load == "none" else f"**{row}**, {load}, {unit}"
+        parts.append(f"{title}\n\n{_lines(group, rates)}")
     return "\n\n".join(parts)
+
+
+def _lines(group: list[Result], rates: list[Result]) -> str:
+    """One table; ``rates`` give its last column."""
+    divided = {} if group[0].unit.startswith("packets") or len(group) == 1 else ratios(group)
+    headings = list(dict.fromkeys(h for columns in divided.values() for h in columns))
+    a_second = {result.subject: _number(result.median) for result in rates}
+    last = [RATE] if rates else []
+    lines = [
+        "| " + " | ".join(["subject", "median", "min to max", *headings, *last]) + " |",
+        "|---|" + "---:|" * (2 + len(headings) + len(last)),
+    ]
+    for result in group:
+        cells = [
+            result.subject,
+            _number(result.median),
+            f"{_number(min(result.runs))} to {_number(max(result.runs))}",
+            *(f"{divided[result.subject][h]:.2f}" for h in headings),
+            *([a_second.get(result.subject, "")] if rates else []),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def _number(value: float) -> str:
@@ -108,8 +138,13 @@ def host() -> str:
         if line.startswith("model name"):
             cpu = line.split(":", 1)[1].strip()
             break
-    load = Path("/proc/loadavg").read_text().split()[0]
+    allowed = len(os.sched_getaffinity(0))
     return (
-        f"{cpu}, Linux {platform.release()}, Python {platform.python_version()}; "
-        f"load average before: {load}"
+        f"{cpu}, {allowed} {'core' if allowed == 1 else 'cores'}, Linux {platform.release()}, "
+        f"Python {platform.python_version()}, trio {version('trio')}"
     )
+
+
+def load_average() -> float:
+    """Programs that ran or wanted to, over the last minute."""
+    return float(Path("/proc/loadavg").read_text().split()[0])

@@ -7,24 +7,28 @@ A row is a job, a kind of traffic and the subjects that do it. A subject is a pr
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 HERE = Path(__file__).parent
 BUILD = HERE / "build"
 
-Load = Literal["closed loop", "deep backlog", "low", "none"]
+Load = Literal["closed loop", "deep backlog", "low", "tcp", "8 senders", "none"]
+Kind = Literal["cpu", "ping", "memory", "replay", "tcp", "workers"]
 
 # A default send buffer has room for about 277 small packets: then send blocks.
 DEEP_SEND_BUFFER = 8 * 1024 * 1024
-MAX_LEN = {"closed loop": 1024, "deep backlog": 65536, "low": 1024, "none": 0}
-# Room for whatever the send buffer lets through, so that nothing is lost and all do the same work.
-RECEIVE_BUFFER = {
-    "closed loop": 8 * 1024 * 1024,
-    "deep backlog": 64 * 1024 * 1024,
-    "low": 8 * 1024 * 1024,
-    "none": 0,
+_MIB = 1024 * 1024
+# The most packets that may wait, and room for whatever the send buffer lets through, so that
+# nothing is lost and all do the same work.
+LIMITS: dict[Load, tuple[int, int]] = {
+    "closed loop": (1024, 8 * _MIB),
+    "deep backlog": (65536, 64 * _MIB),
+    "low": (1024, 8 * _MIB),
+    "tcp": (4096, 64 * _MIB),
+    "8 senders": (8192, 16 * _MIB),
+    "none": (0, 0),
 }
 
 
@@ -34,26 +38,42 @@ class Subject:
 
     Attributes:
       name: as tables show it.
-      program: a file of ``programs/``, or the C floor's name.
+      program: a file of ``programs/``, or the C floor's name; empty for no program at all.
       how: how the program takes packets.
       drain: most packets a read may bring; 0 leaves the program's own limit.
+      held: packets left undecided before the others are answered; None takes the job's number.
+      gso: whether the queue takes packets as large as they come.
     """
 
     name: str
     program: str
     how: str
     drain: int = 0
+    held: int | None = None
+    gso: bool = False
+
+    def holds(self, job: Job) -> int:
+        """How many packets it leaves undecided."""
+        return job.held if self.held is None else self.held
+
+    def holding(self, count: int) -> Subject:
+        """The same with packets left undecided, and named so."""
+        return replace(self, name=f"{self.name}, {count:,} held", held=count)
+
+    def reading(self, count: int) -> Subject:
+        """The same with at most so many packets a read, and named so."""
+        return replace(self, name=f"{self.name}, {count} a read", drain=count)
 
     def command(self, job: Job, load: Load) -> list[str]:
         """How to start it for queue 0."""
-        limits = [str(MAX_LEN[load]), str(RECEIVE_BUFFER[load])]
-        if self.program == "replay":
-            return [sys.executable, str(HERE / "programs" / "replay_program.py"), self.how]
+        limits = [str(number) for number in LIMITS[load]]
         if self.program == "floor":
             return [str(BUILD / "floor"), self.how, str(self.drain), "0", *limits]
-        program = str(HERE / "programs" / f"{self.program}_program.py")
-        how = [self.how, job.work, str(job.held), str(self.drain)]
-        return [sys.executable, program, *how, "0", *limits]
+        program = [sys.executable, str(HERE / "programs" / f"{self.program}_program.py"), self.how]
+        if self.program == "replay":
+            return program
+        how = [job.work, str(self.holds(job)), str(self.drain)]
+        return [*program, *how, "0", *limits, *(["gso"] if self.gso else [])]
 
 
 @dataclass(frozen=True)
@@ -88,7 +108,7 @@ class Row:
     subjects: tuple[Subject, ...]
     job: Job = field(default=Job())
     load: Load = "closed loop"
-    kind: Literal["cpu", "ping", "memory", "replay"] = "cpu"
+    kind: Kind = "cpu"
     quick: tuple[Subject, ...] = ()
 
 
@@ -107,17 +127,31 @@ BATCHES = Subject("trionfq batches()", "trionfq", "batches")
 SERVE = Subject("trionfq serve(), sync", "trionfq", "serve")
 SERVE_ASYNC = Subject("trionfq serve(), async", "trionfq", "serve_async")
 SERVE_DEADLINE = Subject("trionfq serve(), async, deadline", "trionfq", "serve_deadline")
+BATCHES_64 = BATCHES.reading(64)
+SERVE_64 = SERVE.reading(64)
 REPLAY = Subject("trionfq replay", "replay", "sample")
 REPLAY_ALL = Subject("trionfq replay, all judged", "replay", "all")
+ONE_WORKER = Subject("trionfq, 1 worker process", "trionfq_workers", "1")
+TWO_WORKERS = Subject("trionfq, 2 worker processes", "trionfq_workers", "2")
+NO_QUEUE = Subject("no queue", "", "")
+LOOP_GSO = replace(LOOP, name="trionfq async for, GSO", gso=True)
 
 FLOORS = (C_RECV, C_SINGLES, C_BATCH_64, C_BATCH_256)
 PEERS = (NFQ, NFQ_TRIO, FNFQUEUE)
 OURS = (LOOP, BATCHES, SERVE, SERVE_ASYNC)
+AT_64 = (BATCHES_64, SERVE_64)
 
-EVERYBODY = (*FLOORS, NFQ, NFQ_TRIO, NFQ_TRIO_CALLBACK, FNFQUEUE, *OURS, SERVE_DEADLINE)
+EVERYBODY = (
+    *FLOORS, NFQ, NFQ_TRIO, NFQ_TRIO_CALLBACK, FNFQUEUE, *OURS, SERVE_DEADLINE, *AT_64
+)  # fmt: skip
+HOLDING = tuple(subject.holding(count) for count in (1, 10_000) for subject in (NFQ, LOOP, BATCHES))
 
 ROWS: tuple[Row, ...] = (
-    Row("accept, 32 bytes", EVERYBODY, quick=EVERYBODY),
+    Row(
+        "accept, 32 bytes",
+        EVERYBODY,
+        quick=(C_RECV, C_BATCH_64, C_BATCH_256, NFQ, NFQ_TRIO, *OURS, SERVE_DEADLINE, *AT_64),
+    ),
     Row(
         "accept, 32 bytes",
         (*FLOORS, NFQ, NFQ_TRIO, *OURS),
@@ -125,23 +159,33 @@ ROWS: tuple[Row, ...] = (
         quick=(C_BATCH_256, NFQ, LOOP),
     ),
     Row("accept, 1400 bytes", (C_RECV, C_BATCH_256, *PEERS, LOOP, BATCHES), Job(size=1400)),
+    Row(
+        "handler that lets other tasks run",
+        (NFQ_TRIO, SERVE_ASYNC, SERVE_DEADLINE),
+        Job("await_accept"),
+    ),
     Row("payload read", (*PEERS, *OURS), Job("read"), quick=(NFQ, LOOP)),
     Row("payload read, 1400 bytes", (*PEERS, LOOP, BATCHES), Job("read", size=1400)),
-    Row("addresses and ports read", (LOOP, BATCHES), Job("ports")),
+    Row("addresses and ports read", (NFQ, FNFQUEUE, LOOP, BATCHES), Job("ports")),
     Row("every other dropped", (*PEERS, *OURS), Job("mix"), quick=(NFQ, LOOP)),
-    Row("accepted with a mark", (NFQ, LOOP, BATCHES), Job("mark")),
-    Row("payload rewritten", (NFQ, LOOP, BATCHES), Job("rewrite")),
+    Row("accepted with a mark", (NFQ, FNFQUEUE, LOOP, BATCHES), Job("mark")),
+    Row("payload and checksum rewritten", (NFQ, FNFQUEUE, LOOP, BATCHES), Job("rewrite")),
     Row("1 held", (NFQ, LOOP, BATCHES), Job(held=1), quick=(NFQ, LOOP)),
     Row("100 held", (NFQ, LOOP, BATCHES), Job(held=100)),
-    Row("1 held", (NFQ, LOOP, BATCHES), Job(held=1), load="deep backlog"),
-    Row("10,000 held", (NFQ, LOOP, BATCHES), Job(held=10_000), load="deep backlog"),
+    Row(
+        "1 and 10,000 held",
+        HOLDING,
+        load="deep backlog",
+        quick=(LOOP.holding(1), LOOP.holding(10_000)),
+    ),
     *(
         Row(
             f"at most {drain} a read",
             (
                 Subject("C VERDICT_BATCH", "floor", "batch", drain),
-                Subject("trionfq async for", "trionfq", "loop", drain),
-                Subject("trionfq batches()", "trionfq", "batches", drain),
+                replace(LOOP, drain=drain),
+                replace(BATCHES, drain=drain),
+                replace(SERVE, drain=drain),
             ),
         )
         for drain in (8, 16, 32, 64, 128, 256)
@@ -151,7 +195,21 @@ ROWS: tuple[Row, ...] = (
         (C_RECV, NFQ, NFQ_TRIO_CALLBACK, NFQ_TRIO, LOOP, SERVE_ASYNC),
         load="low",
         kind="ping",
-        quick=(NFQ, NFQ_TRIO, LOOP),
+        quick=(NFQ_TRIO, LOOP),
+    ),
+    Row(
+        "TCP through a veth pair",
+        (NO_QUEUE, NFQ, LOOP, LOOP_GSO),
+        load="tcp",
+        kind="tcp",
+        quick=(NO_QUEUE, NFQ, LOOP_GSO),
+    ),
+    Row(
+        "worker processes, policy of 5 us",
+        (ONE_WORKER, TWO_WORKERS),
+        load="8 senders",
+        kind="workers",
+        quick=(ONE_WORKER, TWO_WORKERS),
     ),
     Row(
         "replay, addresses and ports read",

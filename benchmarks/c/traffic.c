@@ -1,11 +1,14 @@
 /* Traffic for the measured program, within this machine only.
  *
  *   traffic flood SIZE SNDBUF SECONDS    UDP payloads of SIZE bytes to 127.0.0.1:9
+ *   traffic pairs SENDERS SIZE SECONDS   the same from SENDERS processes, from 127.1.0.1, 127.1.0.2
+ *                                        and so on to 127.2.0.1, 127.2.0.2 and so on
  *   traffic prime COUNT                  COUNT such packets, from sockets that have room for them
  *   traffic ping COUNT GAP_US            ICMP echoes, one after the other; prints each time in ns
  *
  * SNDBUF 0 keeps the default send buffer, so that about 277 packets are under way before send
- * blocks: a closed loop. A larger one is forced, and makes a deep backlog.
+ * blocks: a closed loop. A larger one is forced, and makes a deep backlog; one below 0 asks for that
+ * many bytes as anybody may, so that fewer are under way.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -13,11 +16,14 @@
 #include <netinet/in.h>
 #include <netinet/ip.h>
 #include <netinet/ip_icmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -40,18 +46,53 @@ static int udp_socket(void)
     return fd;
 }
 
-static void flood(size_t size, int sndbuf, unsigned seconds)
+static void send_for_ever(int fd, size_t size)
 {
     static char payload[LONGEST];
-    int fd = udp_socket();
-    if (sndbuf && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof sndbuf) < 0)
-        die("SO_SNDBUFFORCE");
-    alarm(seconds);
     for (;;)
         /* EPERM: the program dropped it, and the verdict came before send returned. */
         if (send(fd, payload, size, 0) < 0 && errno != EPERM && errno != ENOBUFS
             && errno != ECONNREFUSED)
             die("send");
+}
+
+static void flood(size_t size, int sndbuf, unsigned seconds)
+{
+    int fd = udp_socket();
+    if (sndbuf > 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof sndbuf) < 0)
+        die("SO_SNDBUFFORCE");
+    sndbuf = -sndbuf;
+    if (sndbuf > 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof sndbuf) < 0)
+        die("SO_SNDBUF");
+    alarm(seconds);
+    send_for_ever(fd, size);
+}
+
+/* The balance of the NFQUEUE target hashes addresses and nothing else. */
+static void pairs(unsigned senders, size_t size, unsigned seconds)
+{
+    for (unsigned number = 1; number <= senders; number++) {
+        struct sockaddr_in own = {.sin_family = AF_INET};
+        int fd;
+        pid_t child = fork();
+        if (child < 0)
+            die("fork");
+        if (child)
+            continue;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(seconds);
+        own.sin_addr.s_addr = htonl(0x7f010000 + number);
+        loopback.sin_addr.s_addr = htonl(0x7f020000 + number);
+        loopback.sin_port = htons(PORT);
+        fd = socket(AF_INET, SOCK_DGRAM, 0);
+        if (fd < 0 || bind(fd, (struct sockaddr *)&own, sizeof own) < 0
+            || connect(fd, (struct sockaddr *)&loopback, sizeof loopback) < 0)
+            die("socket of a pair");
+        send_for_ever(fd, size);
+    }
+    /* One that ends is a failure, and ends the others. */
+    wait(NULL);
+    exit(1);
 }
 
 static void prime(unsigned count)
@@ -127,12 +168,15 @@ int main(int argc, char **argv)
     loopback.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     if (argc == 5 && !strcmp(argv[1], "flood"))
         flood(atoi(argv[2]) % LONGEST, atoi(argv[3]), atoi(argv[4]));
+    else if (argc == 5 && !strcmp(argv[1], "pairs"))
+        pairs(atoi(argv[2]), atoi(argv[3]) % LONGEST, atoi(argv[4]));
     else if (argc == 3 && !strcmp(argv[1], "prime"))
         prime(atoi(argv[2]));
     else if (argc == 4 && !strcmp(argv[1], "ping"))
         ping(atoi(argv[2]), atoi(argv[3]));
     else {
-        fprintf(stderr, "usage: traffic flood SIZE SNDBUF SECONDS | prime COUNT | ping COUNT US\n");
+        fprintf(stderr, "usage: traffic flood SIZE SNDBUF SECONDS | pairs SENDERS SIZE SECONDS"
+                        " | prime COUNT | ping COUNT US\n");
         return 2;
     }
     return 0;

@@ -5,11 +5,13 @@ Usage: netfilterqueue_program.py HOW WORK HELD 0 QUEUE MAX_LEN RCVBUF
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import sys
 from typing import Any
 
+import by_hand
 import trio
 from netfilterqueue import NetfilterQueue  # type: ignore[import-not-found]
 
@@ -22,6 +24,14 @@ def do_accept(packet: Any) -> None:
 
 def do_read(packet: Any) -> None:
     if packet.get_payload():
+        packet.accept()
+
+
+def do_ports(packet: Any) -> None:
+    source, destination, source_port, destination_port = by_hand.addresses_and_ports(
+        packet.get_payload()
+    )
+    if source and destination and destination_port != 53 and source_port:
         packet.accept()
 
 
@@ -39,7 +49,12 @@ def do_mark(packet: Any) -> None:
 
 def do_rewrite(packet: Any) -> None:
     # NetfilterQueue repairs nothing: lengths and checksums are the caller's own work.
-    packet.set_payload(packet.get_payload()[:-4] + b"abcd")
+    packet.set_payload(by_hand.rewritten(packet.get_payload()))
+    packet.accept()
+
+
+async def do_await_accept(packet: Any) -> None:
+    await trio.lowlevel.checkpoint()
     packet.accept()
 
 
@@ -90,6 +105,9 @@ def by_trio(bind: Any, do: Any) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
+            if inspect.iscoroutinefunction(do):
+                async for packet in receive:
+                    await do(packet)
             async for packet in receive:
                 do(packet)
 

@@ -1,9 +1,10 @@
 """The measured program, as a user of trionfq would write it.
 
-Usage: trionfq_program.py HOW WORK HELD DRAIN QUEUE MAX_LEN RCVBUF
+Usage: trionfq_program.py HOW WORK HELD DRAIN QUEUE MAX_LEN RCVBUF [gso]
 
 HOW is a function below whose name starts with ``by_``, WORK one whose name starts with ``do_``.
 The first HELD packets are never decided. DRAIN, if not 0, is the most packets a read may bring.
+With gso, packets come as large as the sender's stack made them (NFQA_CFG_F_GSO).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trionfq import _link, open_queue
+from trionfq import QueueFlags, _link, open_queue
 from trionfq import _queue as _queue_module
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def do_read(packet: Packet) -> None:
 
 def do_ports(packet: Packet) -> None:
     ip = packet.ip
-    if ip.destination_port == 9 and ip.source:
+    if ip.source and ip.destination and ip.destination_port != 53 and ip.source_port:
         packet.accept()
 
 
@@ -105,8 +106,11 @@ async def by_serve_deadline(queue: Queue, work: str) -> None:
 def _handler(work: str) -> Callable[[Packet], Awaitable[object]]:
     if work == "accept":
 
-        async def accept(packet: Packet) -> None:
+        async def answer(packet: Packet) -> None:
             packet.accept()
+
+        async def accept(packet: Packet) -> None:
+            await answer(packet)  # as one that finds what it asks for in memory
 
         return accept
 
@@ -120,21 +124,32 @@ def _handler(work: str) -> Callable[[Packet], Awaitable[object]]:
     return handle
 
 
-async def main(how: str, work: str, numbers: list[int]) -> None:
+def read_at_most(packets: int) -> None:
+    """Not a setting of the library: some rows ask what the limit costs."""
+    for module in (_link, _queue_module):
+        if "READ_AHEAD" not in vars(module):
+            raise SystemExit(f"{module.__name__} has no READ_AHEAD: say here what bounds a read")
+        vars(module)["READ_AHEAD"] = packets
+
+
+async def main(how: str, work: str, numbers: list[int], options: list[str]) -> None:
     held, drain, queue_number, max_len, receive_buffer_bytes = numbers
     if drain:
-        # Not a setting: this row asks what the limit costs.
-        for module in (_link, _queue_module):
-            vars(module)["READ_AHEAD"] = drain
+        read_at_most(drain)
     async with open_queue(
-        queue_number, max_len=max_len, receive_buffer_bytes=receive_buffer_bytes
+        queue_number,
+        max_len=max_len,
+        receive_buffer_bytes=receive_buffer_bytes,
+        flags=QueueFlags.GSO if "gso" in options else QueueFlags(0),
     ) as queue:
-        keep = []
-        for _ in range(held):
-            packet = await queue.receive()
-            packet.hold()
-            keep.append(packet)
+        keep: list[Packet] = []
+        if held:
+            async for packet in queue:
+                packet.hold()
+                keep.append(packet)
+                if len(keep) == held:
+                    break
         await globals()[f"by_{how}"](queue, work)
 
 
-trio.run(main, sys.argv[1], sys.argv[2], [int(text) for text in sys.argv[3:]])
+trio.run(main, sys.argv[1], sys.argv[2], [int(text) for text in sys.argv[3:8]], sys.argv[8:])
