@@ -7,32 +7,26 @@ kernel tell, since no replay can tell more.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
+from trionfq._arrival_source import ReadAhead, queues_of
+from trionfq._capture_record import byte_order
 from trionfq._codec import PacketReader, decode, encode
 from trionfq._errors import CaptureError, RemoteProtocolError
-from trionfq.captures import Note, Record, byte_order, open_capture
 from trionfq.schema import Direction, Message, by_name
 from trionfq.schema._constructs import HOST_ORDER
 from trionfq.schema.nfqueue import NFQA, NFQA_CFG, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Mapping
-    from typing import Self
+    from collections.abc import Generator, Iterable, Mapping, Sequence
 
+    from trionfq._arrival_source import Source
+    from trionfq._capture_record import Record
+    from trionfq._codec import Shape
+    from trionfq._notes import Note
     from trionfq.schema import Order, Value
-
-# Records read at a time, where nobody can notice: a caller's iterator is read one by one.
-_READ_AHEAD: Final = 256
-
-Source: TypeAlias = "str | os.PathLike[str] | Iterable[Record | bytes]"
-"""A capture file, or records, or PACKET datagrams; what is no list is read once, and so can only
-tell that it has several queues when it comes to the second."""
 
 
 class Arrival(NamedTuple):
@@ -42,7 +36,7 @@ class Arrival(NamedTuple):
       time_ns: when, in nanoseconds since the epoch; 0 where the source has datagrams only.
       datagram: as recorded.
       order: byte order of the recorded host.
-      message: what it says, None where it contradicts the schema.
+      shape: how it is laid out, None where it contradicts the schema.
       packet_id: its recorded id, None where that cannot be read either.
       overruns: overruns that were noted since the packet before.
       truncated: truncated datagrams that were noted since the packet before.
@@ -51,10 +45,15 @@ class Arrival(NamedTuple):
     time_ns: int
     datagram: bytes
     order: Order
-    message: Message | None
+    shape: Shape | None
     packet_id: int | None
     overruns: int = 0
     truncated: int = 0
+
+    @property
+    def message(self) -> Message | None:
+        """What it says, None where it contradicts the schema; decoded each time."""
+        return None if self.shape is None else self.shape.message(self.datagram)
 
 
 @dataclass
@@ -107,10 +106,8 @@ class Arrivals:
         self._overruns = 0
         self._truncated = 0
         if not isinstance(source, Iterator):
-            self.queue = _chosen(_queues_of(source), queue)
-        step = 1 if isinstance(source, Iterator) else _READ_AHEAD
-        self._source = _records(source)
-        self._records = _ReadAhead(self._source, step)
+            self.queue = _chosen(queues_of(source), queue)
+        self._records = ReadAhead(source)
         # A datagram of several messages is not through.
         self._within = False
         self._found = self._read()
@@ -125,9 +122,8 @@ class Arrivals:
         """Let go of the file; harmless when repeated."""
         self._found.close()
         self._records.close()
-        self._source.close()
 
-    def run(self, limit: int) -> tuple[list[int], list[bytes]]:
+    def run(self, limit: int) -> tuple[Sequence[int], Sequence[bytes]]:
         """Times and datagrams of packets that come next, unread; `skip` passes over them.
 
         They come from the kernel and nothing was noted with them. Whether each is one packet of the
@@ -137,19 +133,8 @@ class Arrivals:
           limit: most packets wanted.
         """
         if self._within or self._overruns or self._truncated:
-            return [], []
-        records = self._records.ahead(limit)
-        if not records:
-            return [], []
-        times, directions, datagrams, notes = zip(*records, strict=True)
-        end = len(records)
-        if directions.count(Direction.FROM_KERNEL) != end or any(notes):
-            end = next(
-                place
-                for place, record in enumerate(records)
-                if record.direction is not Direction.FROM_KERNEL or record.notes
-            )
-        return [*times[:end]], [*datagrams[:end]]
+            return (), ()
+        return self._records.ahead(limit)
 
     def skip(self, count: int) -> None:
         """Pass over packets that `run` gave."""
@@ -179,8 +164,7 @@ class Arrivals:
             if shape is not None:
                 if self._is_ours(shape.res_id):
                     packet_id = shape.packet_id(datagram)
-                    message = shape.message(datagram)
-                    yield self._arrival(record.time_ns, datagram, order, message, packet_id)
+                    yield self._arrival(record.time_ns, datagram, order, shape, packet_id)
                 return
             messages = decode(datagram, order=order)
         except RemoteProtocolError:
@@ -194,7 +178,8 @@ class Arrivals:
                 header = by_name(NFQA, each.attributes)["packet_hdr"]
                 if self._is_ours(each.res_id) and isinstance(header, dict):
                     own = encode([each], order=order)
-                    yield self._arrival(record.time_ns, own, order, each, header["packet_id"])
+                    shape = reader.shape(own)
+                    yield self._arrival(record.time_ns, own, order, shape, header["packet_id"])
         self._within = False
 
     def _reader(self, order: Order) -> PacketReader:
@@ -215,12 +200,12 @@ class Arrivals:
         time_ns: int,
         datagram: bytes,
         order: Order,
-        message: Message | None,
+        shape: Shape | None,
         packet_id: int | None,
     ) -> Arrival:
         overruns, self._overruns = self._overruns, 0
         truncated, self._truncated = self._truncated, 0
-        return Arrival(time_ns, datagram, order, message, packet_id, overruns, truncated)
+        return Arrival(time_ns, datagram, order, shape, packet_id, overruns, truncated)
 
     def _take_note(self, note: Note) -> None:
         values = note.values
@@ -252,56 +237,6 @@ class Arrivals:
                 self.settings.take(by_name(NFQA_CFG, message.attributes))
 
 
-class _ReadAhead:
-    """Records, read some at a time; what is wrong further on is raised when it is come to."""
-
-    def __init__(self, source: Iterator[Record], step: int) -> None:
-        self._source = source
-        self._step = step
-        self._read: list[Record] = []
-        self._at = 0
-        self._error: Exception | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Record:
-        if self._at == len(self._read):
-            self._read_on()
-        if not self._read:
-            if self._error is not None:
-                error, self._error = self._error, None
-                raise error
-            raise StopIteration
-        self._at += 1
-        return self._read[self._at - 1]
-
-    def _read_on(self) -> None:
-        self._read = []
-        self._at = 0
-        if self._error is None:
-            try:
-                # What comes before an error stays in the list.
-                self._read.extend(islice(self._source, self._step))
-            except Exception as error:
-                self._error = error
-
-    def ahead(self, limit: int) -> list[Record]:
-        """At most `limit` of the next records, without passing over them."""
-        if self._at == len(self._read) and self._step > 1:
-            self._read_on()
-        return self._read[self._at : self._at + limit]
-
-    def skip(self, count: int) -> None:
-        """Pass over records."""
-        self._at += count
-
-    def close(self) -> None:
-        """Forget what was read."""
-        self._read = []
-        self._at = 0
-
-
 def _only(queues: Iterable[int]) -> int | None:
     """The one queue, None where there is none.
 
@@ -322,60 +257,3 @@ def _chosen(found: set[int], queue: int | None) -> int | None:
         listed = ", ".join(map(str, sorted(found)))
         raise CaptureError(f"no packets of queue {queue}, but of queue {listed}")
     return queue
-
-
-def _queues_of(source: Source) -> set[int]:
-    if isinstance(source, str | os.PathLike):
-        with open_capture(source) as capture:
-            return _queues(capture)
-    with closing(_records(source)) as records:
-        return _queues(records)
-
-
-def _queues(records: Iterable[Record]) -> set[int]:
-    """The queues whose packets are in a recording, as far as it can be read."""
-    found: set[int] = set()
-    readers = {HOST_ORDER: PacketReader()}
-    ahead = _ReadAhead(iter(records), _READ_AHEAD)
-    try:
-        while chunk := ahead.ahead(_READ_AHEAD):
-            ahead.skip(len(chunk))
-            datagrams = [
-                record.datagram
-                for record in chunk
-                if record.datagram and record.direction is not Direction.TO_KERNEL
-            ]
-            uniform = readers[HOST_ORDER].uniform(datagrams) if datagrams else None
-            if uniform is not None:
-                found.add(uniform[0].res_id)
-            else:
-                found.update(_queues_one_by_one(datagrams, readers))
-        next(ahead, None)  # raises what ended it
-    except CaptureError:
-        pass  # the replay comes to it in its own time
-    return found
-
-
-def _queues_one_by_one(
-    datagrams: Iterable[bytes], readers: dict[Order, PacketReader]
-) -> Iterator[int]:
-    for datagram in datagrams:
-        order = byte_order(datagram) or HOST_ORDER
-        if order not in readers:
-            readers[order] = PacketReader(order=order)
-        try:
-            shape = readers[order].shape(datagram)
-        except RemoteProtocolError:
-            continue
-        if shape is not None:
-            yield shape.res_id
-
-
-def _records(source: Source) -> Generator[Record, None, None]:
-    """The records of a source, a file kept open as long as it is read."""
-    if isinstance(source, str | os.PathLike):
-        with open_capture(source) as capture:
-            yield from capture
-        return
-    for item in source:
-        yield item if isinstance(item, Record) else Record(0, Direction.FROM_KERNEL, item)

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import IO, TYPE_CHECKING, Final
+from typing import IO, TYPE_CHECKING
 
-from trionfq._capture_record import (
-    COOKED_BYTES,
-    Cooked,
-    Record,
-    byte_order,
-    direction_of,
-    make_record,
-    read_cooked_header,
-)
-from trionfq._capture_stream import CapturedPacket, ForwardReader, Interface, Remark, Tally
-from trionfq._errors import CaptureError
-from trionfq._notes import Note, read_note
-from trionfq._pcap import PcapReader, file_order
-from trionfq._pcapng import PcapngReader, Section
-from trionfq.schema.pcapng import BlockType, LinkType
+from trionfq._capture_columns import ColumnReader, file_reader
+from trionfq._capture_record import make_record
+from trionfq._capture_stream import CapturedPacket, ForwardReader, Remark, Tally
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
     from typing import Self
 
+    from trionfq._capture_record import Record
+    from trionfq._pcapng import Section
     from trionfq.schema import Order
-
-_MAGIC_BYTES: Final = 4
-_PCAPNG_MAGIC: Final = BlockType.SECTION_HEADER.to_bytes(_MAGIC_BYTES, "big")
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_COOKED_KEPT: Final = 64
-_MAX_NAMES: Final = 1 << 16
 
 
 def read_packets(stream: IO[bytes], tally: Tally) -> Iterator[CapturedPacket | Remark]:
@@ -41,22 +25,7 @@ def read_packets(stream: IO[bytes], tally: Tally) -> Iterator[CapturedPacket | R
     Raises:
       CaptureError: at once where it is neither; while iterating where it is malformed.
     """
-    return iter(_file_reader(ForwardReader(stream), tally))
-
-
-def _file_reader(source: ForwardReader, tally: Tally) -> PcapngReader | PcapReader:
-    source.available(_MAGIC_BYTES)
-    magic = source.buffer[:_MAGIC_BYTES]
-    if magic == _PCAPNG_MAGIC:
-        return PcapngReader(source, tally)
-    order = file_order(magic)
-    if order is not None:
-        return PcapReader(source, order)
-    if magic.startswith(_GZIP_MAGIC):
-        raise CaptureError("a gzip file: give gzip.open(path, 'rb') instead of the path", offset=0)
-    raise CaptureError(
-        f"expected a pcapng or pcap file, got {magic.hex(' ') or 'an empty file'}", offset=0
-    )
+    return iter(file_reader(ForwardReader(stream), tally))
 
 
 class Capture:
@@ -68,12 +37,7 @@ class Capture:
     def __init__(self, stream: IO[bytes], *, owned: bool) -> None:
         self._stream = stream
         self._owned = owned
-        self._tally = Tally()
-        self._file = _file_reader(ForwardReader(stream), self._tally)
-        self._section: Section | None = None
-        self._order: Order | None = None
-        self._names: dict[int, str] = {}
-        self._cooked: dict[bytes, Cooked] = {}
+        self._columns = ColumnReader(stream)
         self._records = self._read()
 
     @property
@@ -82,22 +46,27 @@ class Capture:
 
         Found anew in each section of the file.
         """
-        return self._order
+        return self._columns.order
 
     @property
     def section(self) -> Section | None:
         """What the present section says of itself; None in a classic pcap, or before the first."""
-        return self._file.section if isinstance(self._file, PcapngReader) else None
+        return self._columns.section
 
     @property
     def skipped(self) -> Mapping[str, int]:
         """How many of each kind were passed over so far: link types, blocks, options, cut ones."""
-        return self._tally.counts()
+        return self._columns.tally.counts()
 
     @property
     def interface_names(self) -> Mapping[int, str]:
         """Names of network interfaces by index, as far as notes have told them."""
-        return self._names
+        return self._columns.names
+
+    @property
+    def columns(self) -> ColumnReader:
+        """The same records in columns; instead of iterating, not besides."""
+        return self._columns
 
     def __iter__(self) -> Self:
         return self
@@ -122,59 +91,8 @@ class Capture:
             self._stream.close()
 
     def _read(self) -> Iterator[Record]:
-        where: Interface | None = None
-        is_netlink = False
-        for packet in self._file:
-            if isinstance(packet, Remark):
-                yield Record(packet.time_ns, None, b"", self._notes(packet.comments))
-                continue
-            time_ns, interface, data, original, flags, comments = packet
-            if interface is not where:
-                where = interface
-                is_netlink = interface.link_type == LinkType.NETLINK
-                self._look_for_section()
-            if not is_netlink:
-                self._tally.add(_link_type_name(interface.link_type))
-                continue
-            if original > len(data):
-                self._tally.add("datagram cut by the snap length")
-                continue
-            header = data[:COOKED_BYTES]
-            cooked = self._cooked.get(header) or self._cooked_header(header)
-            if cooked.problem is not None:
-                self._tally.add(cooked.problem)
-                continue
-            datagram = data[COOKED_BYTES:]
-            if self._order is None:
-                self._order = byte_order(datagram)
-            direction = direction_of(flags, cooked, datagram, self._order)
-            notes = self._notes(comments) if comments else ()
-            yield make_record((time_ns, direction, datagram, notes))
-
-    def _look_for_section(self) -> None:
-        if self.section is not self._section:
-            self._section = self.section
-            self._order = None
-
-    def _cooked_header(self, header: bytes) -> Cooked:
-        cooked = read_cooked_header(header)
-        if len(self._cooked) < _COOKED_KEPT:
-            self._cooked[header] = cooked
-        return cooked
-
-    def _notes(self, comments: Iterable[str]) -> tuple[Note, ...]:
-        notes = tuple(read_note(comment) for comment in comments)
-        for note in notes:
-            if note.kind == "interface" and len(self._names) < _MAX_NAMES:
-                index, name = note.values.get("index"), note.values.get("name")
-                if isinstance(index, int) and isinstance(name, str):
-                    self._names[index] = name
-        return notes
-
-
-def _link_type_name(number: int) -> str:
-    known = {int(each): each.name for each in LinkType}
-    return f"packet of link type {number}" + (f" ({known[number]})" if number in known else "")
+        for columns in self._columns:
+            yield from map(make_record, zip(*columns, strict=True))
 
 
 def open_capture(source: str | os.PathLike[str] | IO[bytes]) -> Capture:

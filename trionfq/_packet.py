@@ -450,6 +450,9 @@ class Packet(PacketAttributes):
     @property
     def ip(self) -> IPView:
         """The payload read as IP; its fields are None where there is none."""
+        where = self._shape.payload_slice
+        if self._decision is None and where is not None:
+            return IPView(self._datagram[where])  # as `payload`, without a call
         return IPView(self.payload)
 
 

@@ -3,10 +3,11 @@
 What must be kept apart: byte order belongs to a section, link type and unit of time to an
 interface of that section.
 
-Two ways lead from a packet's block to its packet. The long one reads any block, and says what is
+Three ways lead from a packet's block to its packet. The long one reads any block, and says what is
 wrong with it. The short one, for enhanced packet blocks, reads the fixed fields in place and looks
-up the option list among those that it has met: a file's packets have few different ones. Whatever
-is odd about a block sends it the long way.
+up the option list among those that it has met: a file's packets have few different ones. Many
+packets of one kind are read in one go (`PcapngReader.run`). Whatever is odd about a block sends it
+the longer way.
 
 Source: draft-ietf-opsawg-pcapng.
 """
@@ -35,6 +36,7 @@ from trionfq._pcapng_layouts import (
     USED,
     Layouts,
 )
+from trionfq._pcapng_quick import QuickReader, nanoseconds
 from trionfq.schema.pcapng import BLOCKS, IDB_OPTIONS, BlockType, section_order
 
 if TYPE_CHECKING:
@@ -101,12 +103,20 @@ class PcapngReader:
 
     Attributes:
       section: the section that is being read, None before the first.
+
+    Args:
+      source: the file.
+      tally: counts what is skipped.
+      front: how many bytes of data belong to a packet's kind, see `run`.
     """
 
-    def __init__(self, source: ForwardReader, tally: Tally) -> None:
+    def __init__(self, source: ForwardReader, tally: Tally, front: int = 0) -> None:
         self.section: Section | None = None
         self._source = source
         self._tally = tally
+        self._many = QuickReader(source, front)
+        # Length of the block that was read last, 0 where that was not by the short way.
+        self._block_bytes = 0
         self._use(LAYOUTS["little"])
         self._interfaces: list[Interface] = []
         self._last_ns = 0
@@ -154,6 +164,7 @@ class PcapngReader:
                     offset=offset,
                 )
             block = source.take(length, name)
+            self._block_bytes = 0
             self._check_trailer(block[-TRAILER_BYTES:], length, source.offset)
             try:
                 fields = self._layouts.bodies[block_type].read(
@@ -194,6 +205,7 @@ class PcapngReader:
         ):
             return None
         source.at = end
+        self._block_bytes = length
         interface = self._interfaces[index]
         time_ns = (high << 32 | low) * interface.multiplier
         if interface.divisor != 1:
@@ -201,6 +213,32 @@ class PcapngReader:
         time_ns += interface.offset_ns
         self._last_ns = time_ns
         return _make_packet((time_ns, interface, buffer[data_at:data_end], original, *options))
+
+    def learn(self, told: Any) -> None:
+        """Let `run` give packets of the same kind as the one that was read last.
+
+        Not where that was read the long way: there may be options in it that are to be counted.
+        A packet that is cut, or whose comments matter, must not be learnt.
+
+        Args:
+          told: what `run` is to say of each, not None.
+        """
+        if self._block_bytes:
+            self._many.learn(self._source.at - self._block_bytes, told)
+
+    def run(self) -> tuple[list[int], list[Any], list[bytes]] | None:
+        """Pass over packets of known kinds that wait in the buffer, None where there are none.
+
+        Returns:
+          Their times in nanoseconds, what was told of their kinds, and their data without the
+          first bytes, of which `PcapngReader` was told how many.
+        """
+        found = self._many.run()
+        if found is None:
+            return None
+        times = nanoseconds(found.ticks, self._interfaces[found.interface])
+        self._last_ns = times[-1]
+        return times, found.told, found.contents
 
     # -- blocks --------------------------------------------------------------------------------
 
@@ -276,6 +314,7 @@ class PcapngReader:
         )
         self._interfaces.clear()
         self._lists.clear()
+        self._many.use(self._layouts)
         self._last_ns = 0
 
     def _interface_description(self, block: _Block) -> None:

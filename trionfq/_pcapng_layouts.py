@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from trionfq._codec import Layout, derive
@@ -89,6 +90,10 @@ class Layouts:
         self.bodies: Mapping[int, Layout] = {
             number: derive(_as_used(number), order=order) for number in BLOCKS
         }
+
+    def packet_head_and(self, front: int) -> Struct:
+        """What stands before an enhanced packet's data, and so many bytes of these."""
+        return Struct(f"{self.packet_head.layout.format}{front}s")
 
 
 LAYOUTS: Final[Mapping[Order, Layouts]] = {

@@ -239,16 +239,17 @@ class Feed:
         self.overruns += arrival.overruns
         self.truncated += arrival.truncated
         packet_id = self._replayed_id(arrival.packet_id)
-        if arrival.message is None:
+        recorded = arrival.message
+        if recorded is None:
             return self._deliver_malformed(arrival, queue, packet_id, now_ns)
-        packet = PacketIn.from_message(arrival.message, keep_id=True)
+        packet = PacketIn.from_message(recorded, keep_id=True)
         if packet_id != packet.packet_id:
             packet = packet._replace(packet_id=packet_id)
         if self.model.enqueue(queue.number, packet).fate is not Fate.QUEUED:
             return False
         message = self.socket.receive()
         assert isinstance(message, Message)
-        if message == arrival.message and arrival.order == HOST_ORDER:
+        if message == recorded and arrival.order == HOST_ORDER:
             self._outgoing.append(arrival.datagram)
         else:
             self._outgoing.append(encode([message]))
@@ -273,15 +274,13 @@ class Feed:
         limit = min(limit, queue.max_len - len(queue.held))
         if limit <= 0:
             return 0
-        times: list[int] = []
-        datagrams: list[bytes] = []
+        if head is not None and (
+            head.overruns or head.truncated or head.order != HOST_ORDER or head.shape is None
+        ):
+            return 0
+        times, datagrams = self.arrivals.run(limit if head is None else limit - 1)
         if head is not None:
-            if head.overruns or head.truncated or head.order != HOST_ORDER or not head.message:
-                return 0
-            times, datagrams = [head.time_ns], [head.datagram]
-        more = self.arrivals.run(limit - len(times))
-        times += more[0]
-        datagrams += more[1]
+            times, datagrams = (head.time_ns, *times), (head.datagram, *datagrams)
         number = self.arrivals.queue
         if not datagrams or number is None or number != queue.number:
             return 0
@@ -289,7 +288,8 @@ class Feed:
         if not ids or not self._go_on(ids):
             return 0
         count = len(ids)
-        del datagrams[count:], times[count:]
+        if count < len(times):
+            times, datagrams = times[:count], datagrams[:count]
         if not queue.arrive_sealed(dict(zip(ids, datagrams, strict=True)), self._open):
             return 0
         self._next = None

@@ -50,11 +50,12 @@ class _Form:
         self.zeros = tuple(bytes(stop - begin) for begin, stop in not_zero)
         self.judged: dict[tuple[bytes, ...], bool] = {}
 
-    def has_zero(self, datagram: bytes) -> bool:
-        """Whether a value is zero that the kernel does not tell then."""
+    def has_zero(self, datagrams: Sequence[bytes]) -> bool:
+        """Whether a value is zero, in any of them, that the kernel does not tell then."""
         if self.not_zero is None:
             return False
-        return any(map(bytes.__eq__, self.not_zero(datagram), self.zeros))
+        columns = zip(*map(self.not_zero, datagrams), strict=True)
+        return any(zero in column for column, zero in zip(columns, self.zeros, strict=True))
 
 
 def _all_but_id(hdr: Any, begin: int, stop: int) -> list[tuple[int, int]]:
@@ -102,10 +103,7 @@ class Forms:
         if uniform is not None and uniform[0].res_id == queue:
             shape, ids = uniform
             form = self._form(shape, datagrams[0])
-            kinds = dict(zip(map(form.traits, datagrams), datagrams, strict=True))
-            if all(self._is_unchanged(form, shape, each) for each in kinds.values()) and (
-                form.not_zero is None or not any(map(form.has_zero, datagrams))
-            ):
+            if not form.has_zero(datagrams) and self._all_unchanged(form, shape, datagrams):
                 return ids
         return self._one_by_one(datagrams, queue)
 
@@ -123,7 +121,7 @@ class Forms:
             known = form.judged.get(form.traits(datagram))
             if known is None:
                 known = self._is_unchanged(form, shape, datagram)
-            if not known or (form.not_zero is not None and form.has_zero(datagram)):
+            if not known or (form.not_zero is not None and form.has_zero((datagram,))):
                 break
             ids.append(shape.packet_id(datagram))
         return ids
@@ -134,12 +132,19 @@ class Forms:
             form = self._forms[shape, len(datagram)] = _Form(self._reader, datagram)
         return form
 
+    def _all_unchanged(self, form: _Form, shape: Shape, datagrams: Sequence[bytes]) -> bool:
+        traits = set(map(form.traits, datagrams))
+        if len(traits) == 1:
+            return self._is_unchanged(form, shape, datagrams[0])
+        kinds = dict(zip(map(form.traits, datagrams), datagrams, strict=True))
+        return all(self._is_unchanged(form, shape, each) for each in kinds.values())
+
     def _is_unchanged(self, form: _Form, shape: Shape, datagram: bytes) -> bool:
         """As the traits of a datagram say; what must not be zero apart."""
         traits = form.traits(datagram)
         known = form.judged.get(traits)
         if known is None:
-            if form.has_zero(datagram):
+            if form.has_zero((datagram,)):
                 return False
             if len(form.judged) >= _KEPT:
                 form.judged.clear()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from trio.testing import MockClock
 
     from trionfq._arrivals import Arrival
@@ -72,9 +74,10 @@ class RecordedTime:
         self._last_ns = last
         return self.now_ns(arrival)
 
-    def move_over(self, times: list[int]) -> list[int]:
+    def move_over(self, recorded: Iterable[int]) -> list[int]:
         """Packets arrive at pace "asked"; returns what time it is at each."""
         last = self._last_ns
+        times = [*recorded]
         if sorted(times) != times or (last is not None and times[0] < last):
             times = [*accumulate(times, max, initial=times[0] if last is None else last)][1:]
         self._last_ns = times[-1]

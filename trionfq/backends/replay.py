@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from trio.testing import MockClock
 
-    from trionfq._arrivals import Arrival, Source
+    from trionfq._arrival_source import Source
+    from trionfq._arrivals import Arrival
     from trionfq._transcript import Outcome
     from trionfq.backends._replay_time import Pace
     from trionfq.backends._sent_check import Check
