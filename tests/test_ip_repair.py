@@ -264,6 +264,26 @@ class TestTrailingBytes:
             assert Unfixed.TRAILING_BYTES in result.unfixed
 
     @each_sample
+    @pytest.mark.parametrize("trailer", [b"trailer", bytes(2), b"x"])
+    def test_trailer_stays_a_trailer_though_the_old_length_happens_to_be_the_size(
+        self, sample: Sample, trailer: bytes
+    ) -> None:
+        original = sample.make(OLD) + trailer
+        data = bytes(range(1, 1 + len(OLD) - len(trailer)))
+        rewritten = sample.make(OLD)[: -len(OLD)] + data + trailer
+        result = repair(rewritten, original=original)
+        assert result.payload == sample.make(data) + trailer
+        assert repair(result.payload, original=original).payload == result.payload
+
+    @pytest.mark.parametrize(
+        "sample", [s for s in SAMPLES if s.name not in AMBIGUOUS], ids=lambda s: s.name
+    )
+    def test_a_packet_made_anew_may_end_as_the_trailer_did(self, sample: Sample) -> None:
+        original = sample.make(OLD) + bytes(2)
+        anew = sample.make(b"another one" + bytes(2))
+        assert repair(anew, original=original).payload is anew
+
+    @each_sample
     def test_trailer_that_was_cut_off_is_not_looked_for(self, sample: Sample) -> None:
         original = sample.make(OLD) + b"trailer"
         for data in NEW:

@@ -32,7 +32,7 @@ from trionfq._ip_headers import (
     walk_ipv6,
 )
 from trionfq._ip_pseudo import ipv4_addresses, ipv6_addresses, jumbo_offset
-from trionfq._ip_transport import Former, Segment, length_to_state, repair_transport
+from trionfq._ip_transport import Segment, former_length, length_to_state, repair_transport
 from trionfq._ip_unfixed import UnfixableError, Unfixed
 
 if TYPE_CHECKING:
@@ -93,6 +93,11 @@ def repair(
     packet = packet_bytes("payload", payload)
     if original is not None:
         result, _ = _repair(packet, packet_bytes("original", original), checksum_not_ready)
+        if Unfixed.TRAILING_BYTES in result.unfixed and result.payload is not packet:
+            # What looks like the padding of before may be data of a packet made anew.
+            as_it_is, verified = _repair(packet, None, checksum_not_ready)
+            if verified and as_it_is.payload is packet:
+                return as_it_is
         return result
     # As if it were its own original, its lengths stand.
     result, verified = _repair(packet, packet, checksum_not_ready)
@@ -161,7 +166,7 @@ def _repair_ipv4(
         raise UnfixableError(Unfixed.IP_HEADER)
     former = None
     if original is not None and len(original) >= IPV4_HEADER_BYTES and original[0] >> 4 == 4:
-        former = _former(original, original[2] << 8 | original[3])
+        former = former_length(original[2] << 8 | original[3], original)
     stated = packet[2] << 8 | packet[3]
     end = length_to_state(stated, packet, former, header)
     if end <= _LARGEST:
@@ -194,7 +199,7 @@ def _repair_ipv6(
     if original is not None:
         located = locate(original) if original[:1] and original[0] >> 4 == 6 else None
         if located is not None:
-            former = _former(original, _ipv6_length(original, located[0].extensions))
+            former = former_length(_ipv6_length(original, located[0].extensions), original)
     stated = _ipv6_length(packet, headers.extensions)
     end = length_to_state(stated, packet, former, IPV6_HEADER_BYTES)
     following = end - IPV6_HEADER_BYTES
@@ -211,10 +216,6 @@ def _repair_ipv6(
         unfixed.append(Unfixed.TRAILING_BYTES)
         headers = walk_ipv6(packet, end)
     return headers, end
-
-
-def _former(original: bytes, length: int) -> Former:
-    return Former(length, len(original), original[length:] if length else b"")
 
 
 def _ipv6_length(packet: bytes | bytearray, extensions: tuple[Extension, ...]) -> int:

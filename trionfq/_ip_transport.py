@@ -72,11 +72,19 @@ class Former(NamedTuple):
       length: the field, counted from where its header begins, in bytes; 0 if it said nothing.
       size: bytes that there were from there on.
       tail: bytes behind that length, which are no part of what it counts.
+      distinct: whether what it counts did not end in such bytes, too.
     """
 
     length: int
     size: int
     tail: bytes
+    distinct: bool
+
+
+def former_length(length: int, content: bytes) -> Former:
+    """Make a `Former` of a field and of the bytes from where its header begins."""
+    tail = content[length:] if length else b""
+    return Former(length, len(content), tail, bool(tail) and not content.endswith(tail, 0, length))
 
 
 def length_to_state(
@@ -84,7 +92,8 @@ def length_to_state(
 ) -> int:
     """Decide on a length field: the number of bytes, less a tail that was behind it before.
 
-    A field that already is the number of bytes is right.
+    A field that already is the number of bytes is right, unless it only happens to be: left as it
+    was above data that became shorter by as much as the tail is long.
 
     Args:
       stated: what the field says now, in bytes.
@@ -96,7 +105,11 @@ def length_to_state(
       UnfixableError: TRUNCATED, if the original stated more than there was, and still does.
     """
     size = len(content)
-    if stated == size or former is None or not former.length:
+    if former is None or not former.length:
+        return size
+    if stated == size and not (
+        former.distinct and stated == former.length and content.endswith(former.tail)
+    ):
         return size
     if former.length > former.size:
         if stated == former.length:
@@ -193,7 +206,7 @@ def _repair_udp(
         length = _read(before, _UDP_LENGTH_AT)
         # Longer than the IP packet is no truncation, but an error, which is not to be kept.
         if length <= len(before):
-            former = Former(length, len(before), before[length:])
+            former = former_length(length, before)
     length = length_to_state(stated, packet[start : segment.end], former, _UDP_HEADER_BYTES)
     unfixed = [Unfixed.TRAILING_BYTES] if length < segment.size else []
     # RFC 2675 section 4: a jumbogram's is 0.
@@ -214,11 +227,12 @@ def _repair_udp(
     return unfixed, verified
 
 
-def _repair_udp_lite(packet: bytearray, segment: Segment, before: bytes | None) -> bool:
+def _repair_udp_lite(packet: bytearray, segment: Segment, before: bytes | None) -> bool | None:
     """Repair UDP-Lite (RFC 3828): coverage where it exceeds the data, then the checksum.
 
     A coverage of the whole original, be it by 0 or by its length, stays one of the whole packet;
-    a smaller one stays what it is. The pseudo header has the whole length in any case.
+    a smaller one stays what it is, and then a right checksum says nothing of where the packet
+    ends. The pseudo header has the whole length in any case.
     """
     start, size = segment.offset, segment.size
     coverage = _read(packet, start + _UDP_LENGTH_AT)
@@ -228,7 +242,7 @@ def _repair_udp_lite(packet: bytearray, segment: Segment, before: bytes | None) 
     if coverage > size or whole:
         coverage = size if size <= _LARGEST else 0
         _write(packet, start + _UDP_LENGTH_AT, coverage)
-    return _repair_sum(
+    verified = _repair_sum(
         packet,
         segment.pseudo_header(size),
         start,
@@ -236,6 +250,7 @@ def _repair_udp_lite(packet: bytearray, segment: Segment, before: bytes | None) 
         start + _UDP_CHECKSUM_AT,
         zero_is_none=True,
     )
+    return verified if coverage in (0, size) else None
 
 
 def _repair_sum(
