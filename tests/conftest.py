@@ -5,15 +5,27 @@ from __future__ import annotations
 import os
 import signal
 
-from hypothesis import settings
+import pytest
 
-# Examples follow from the test's own text, and no deadline: a busy machine is not a failure.
-# HYPOTHESIS_PROFILE=search looks at others each time, ten times as many.
-settings.register_profile("same", derandomize=True, deadline=None)
-settings.register_profile("search", deadline=None, max_examples=1000)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+if "TRIONFQ_IN_GUEST" not in os.environ:  # there is no time for it there
+    from hypothesis import settings
+
+    # Examples follow from the test's own text, and no deadline: a busy machine is not a failure.
+    # HYPOTHESIS_PROFILE=search looks at others each time, ten times as many.
+    settings.register_profile("same", derandomize=True, deadline=None)
+    settings.register_profile("search", deadline=None, max_examples=1000)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # A shell that starts a run in the background has it ignore Ctrl-C, and so would every program that
 # a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers that say on which kernel a test runs."""
+    for line in (
+        "needs_kernel(feature, ...): runs on kernels that have it (tests/guest/features.py)",
+        "not_in_guest(reason): does not run in the guest",
+    ):
+        config.addinivalue_line("markers", line)

@@ -19,6 +19,7 @@ import trio
 
 from trionfq import NetlinkBackend, Packet, Queue, schema
 
+from ._patience import patient
 from .harness import Namespace, drain, in_user_namespace, receive
 
 PORT = 5000
@@ -53,7 +54,7 @@ except KeyboardInterrupt:
 The interpreter takes its time to go after that, the longer the busier the machine.
 """
 
-PATIENCE_S = 20.0
+PATIENCE_S = patient(20.0)
 """How long what must come is waited for."""
 
 

@@ -30,6 +30,8 @@ from pyroute2 import IPRoute, netns
 
 from trionfq.backends._abc import QueueRow
 
+from ._patience import patient
+
 T = TypeVar("T")
 Socket = socket.socket  # below, the method of that name would stand in its way
 
@@ -162,7 +164,7 @@ class Namespace:
     def udp(self, address: str, port: int = 0, *, timeout_s: float = 5.0) -> Socket:
         """A bound UDP socket of the namespace whose blocking calls end after `timeout_s`."""
         made = self.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-        made.settimeout(timeout_s)
+        made.settimeout(patient(timeout_s))
         made.bind((address, port))
         return made
 
@@ -190,7 +192,7 @@ class Namespace:
             self._command(command),
             capture_output=True,
             text=True,
-            timeout=timeout_s,
+            timeout=patient(timeout_s),
             env=_environment(),
             **({"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}),
         )
@@ -321,7 +323,7 @@ def end_process(process: subprocess.Popen[str], *, timeout_s: float = 5.0) -> No
     """Kill a program if it runs, reap it, and close its pipes."""
     if process.poll() is None:
         process.kill()
-        process.wait(timeout_s)
+        process.wait(patient(timeout_s))
     for pipe in (process.stdin, process.stdout, process.stderr):
         _close_quietly(pipe)
 

@@ -20,6 +20,7 @@ import trio
 
 from . import _flood
 from ._namespace import Namespace, end_process
+from ._patience import patient
 from ._waiting import eventually
 
 BUFFER_OCTETS = 64 << 20
@@ -82,7 +83,7 @@ class _Flood:
         assert self._process is not None
         if self._process.returncode is not None:
             return
-        output, _ = self._process.communicate(timeout=10)
+        output, _ = self._process.communicate(timeout=patient(10))
         if self._process.returncode != 0:
             raise AssertionError("the flood process failed; its standard error says why")
         self._report = json.loads(output)
@@ -286,6 +287,7 @@ def tcp_transfer(
 
     From a trio test, ``await atcp_transfer(...)``.
     """
+    timeout_s = patient(timeout_s)
     received = bytearray()
     failure: list[BaseException] = []
     family = _family(address)
@@ -343,6 +345,7 @@ async def receive(sock: socket.socket, *, timeout_s: float = 5.0) -> bytes:
     Raises:
       AssertionError: none came in time.
     """
+    timeout_s = patient(timeout_s)
     with trio.move_on_after(timeout_s):
         while (datagram := _take(sock)) is None:
             await trio.lowlevel.wait_readable(sock)

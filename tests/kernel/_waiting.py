@@ -11,6 +11,7 @@ import trio
 from trionfq.backends._abc import QueueRow
 
 from ._namespace import Namespace
+from ._patience import patient
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ async def eventually(what: str, condition: Callable[[], T | None], *, timeout_s:
     Raises:
       AssertionError: it was not there within `timeout_s`; the text says `what`.
     """
+    timeout_s = patient(timeout_s)
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -35,6 +37,7 @@ async def eventually(what: str, condition: Callable[[], T | None], *, timeout_s:
 
 def eventually_sync(what: str, condition: Callable[[], T | None], *, timeout_s: float = 5.0) -> T:
     """As `eventually`, for a test without trio."""
+    timeout_s = patient(timeout_s)
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         if time.monotonic() > deadline:

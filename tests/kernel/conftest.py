@@ -7,10 +7,13 @@ skip for one printed reason. With TRIONFQ_REQUIRE_KERNEL=1 a skip here is a fail
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.guest.features import IN_GUEST, MODULES
 
 from .harness import (
     Bridged,
@@ -54,6 +57,8 @@ def why_not() -> str | None:
 @pytest.fixture(scope="session", autouse=True)
 def kernel() -> None:
     """Skips every test of this folder where the machine does not let it work."""
+    if IN_GUEST:
+        subprocess.run([tool("modprobe"), "--all", *MODULES], check=True)
     if (reason := why_not()) is not None:
         pytest.skip(reason)
 

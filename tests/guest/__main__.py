@@ -1,0 +1,59 @@
+"""By hand: tools/guest run PYTEST-ARGUMENTS... | exec COMMAND... | prepare."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+
+from .image import GuestError, prepare
+from .machine import Guest, pytest_command, pytest_environment
+
+
+def _relay(pipe: int) -> None:
+    """Show the console as it comes. qemu would cut a file that it were given."""
+    with open(pipe, errors="replace") as lines:
+        for line in lines:
+            print(line, end="", file=sys.stderr, flush=True)
+
+
+def main() -> int:
+    """Do what the arguments say."""
+    do, *rest = sys.argv[1:] or ["help"]
+    if do not in ("run", "exec", "prepare"):
+        print(__doc__, file=sys.stderr)
+        return 2
+    start = time.monotonic()
+    kernel = prepare()
+    if do == "prepare":
+        print(f"guest: {kernel.release} is ready")
+        return 0
+    command = pytest_command(rest or ["tests/kernel"]) if do == "run" else rest
+    read, write = os.pipe()
+    with Guest(kernel, command, pytest_environment(), write) as guest:
+        os.close(write)
+        relay = threading.Thread(target=_relay, args=[read], daemon=True)
+        relay.start()
+        for line in guest.results:
+            try:
+                found = json.loads(line)
+            except ValueError:
+                print(line, end="", flush=True)
+                continue
+            if found["do"] == "end" and found["outcome"] != "passed":
+                print(f"{found['outcome']}: {found['test']}\n{found['text']}", flush=True)
+            elif found["do"] == "run":
+                print(f"tainted: {found['tainted']}, release: {found['release']}")
+        code = guest.wait()
+        relay.join()
+    print(f"guest: {kernel.release}, {time.monotonic() - start:.0f} s, exit code {code}")
+    return code
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except GuestError as error:
+        sys.exit(f"guest: {error}")

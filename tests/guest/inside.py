@@ -1,0 +1,95 @@
+"""The pytest plugin of the run inside a guest: each result as a line, at once.
+
+Lines are JSON objects, written to a descriptor of their own, so nothing that a test prints gets
+between them. ``do`` says what it is: ``start`` a test begins, ``end`` one is over, ``run`` the
+whole run is over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from .features import IN_GUEST, why_not_in_guest
+from .machine import RESULTS_FD
+
+sys.modules["hypothesis"] = None  # type: ignore[assignment]  # pytest-trio would import it
+
+
+class Reporter:
+    """Writes what happens.
+
+    Args:
+      results: descriptor to write to.
+    """
+
+    def __init__(self, results: int) -> None:
+        # A descriptor that no program of a test inherits.
+        self._results = os.dup(results)
+        os.close(results)
+
+    def _say(self, **what: Any) -> None:
+        line = json.dumps(what).encode() + b"\n"
+        while line:
+            line = line[os.write(self._results, line) :]
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._phases: list[pytest.TestReport] = []
+        self._say(do="start", test=nodeid)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._phases.append(report)
+
+    def pytest_runtest_logfinish(self, nodeid: str) -> None:
+        outcome, texts = "passed", []
+        for report in self._phases:
+            if report.failed:
+                outcome = "failed"
+            elif report.skipped and outcome != "failed":
+                outcome = "xfailed" if hasattr(report, "wasxfail") else "skipped"
+            if report.skipped and isinstance(report.longrepr, tuple):
+                texts.append(report.longrepr[2].removeprefix("Skipped: "))
+            elif report.longrepr is not None:
+                texts.append(report.longreprtext)
+        sections = dict(self._phases[-1].sections) if outcome == "failed" else {}
+        self._say(
+            do="end",
+            test=nodeid,
+            outcome=outcome,
+            text="\n".join(texts),
+            sections=sections,
+            seconds=round(sum(report.duration for report in self._phases), 2),
+        )
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self._say(do="error", text=f"{report.nodeid}:\n{report.longreprtext}")
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self._say(
+            do="run",
+            exit=int(exitstatus),
+            release=platform.release(),
+            tainted=int(Path("/proc/sys/kernel/tainted").read_text()),
+        )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Report, where this is the run inside a guest."""
+    if IN_GUEST:
+        config.pluginmanager.register(Reporter(RESULTS_FD), "trionfq-guest-reporter")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is kept out of the guest."""
+    if IN_GUEST:
+        left_out = [item for item in items if why_not_in_guest(item)]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not why_not_in_guest(item)]
