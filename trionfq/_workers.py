@@ -55,7 +55,7 @@ def open_workers(
     *args: *Ts,
     queues: Iterable[int],
     cpus: Iterable[int] | None = None,
-    grace_s: float = 5.0,
+    grace_s: float = 10.0,
     max_restarts: int | None = None,
     restart_period_s: float = 60.0,
     error_handler: ErrorHandler | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections import Counter
@@ -11,10 +12,10 @@ import pytest
 import trio
 
 import trionfq
-from trionfq import QueueBusyError, Verdict, WorkerDiedError, open_queue, open_workers
+from trionfq import QueueBusyError, Verdict, WorkerDiedError, open_queue
 
 from . import worker_targets as targets
-from ._live import PATIENCE_S, PORT, Udp, end_of, line_of, program
+from ._live import PORT, Udp, end_of, line_of, program
 from .harness import (
     Namespace,
     drain,
@@ -23,6 +24,11 @@ from .harness import (
     wait_for_no_queue_row,
     wait_for_queued,
 )
+
+PATIENCE_S = 300.0
+"""How long what must come is waited for; to start a process takes seconds on a busy machine."""
+
+open_workers = functools.partial(trionfq.open_workers, grace_s=PATIENCE_S)
 
 UDP = f"-p udp --dport {PORT}"
 # The balance is by addresses. So many leave no queue of four without one, whatever the kernel's
@@ -245,7 +251,7 @@ from tests.kernel import worker_targets as targets
 
 async def main():
     async with trionfq.open_workers(
-        targets.hold, queues=(0, 1), on_close=trionfq.Verdict.ACCEPT, grace_s=60
+        targets.hold, queues=(0, 1), on_close=trionfq.Verdict.ACCEPT, grace_s=300
     ) as workers:
         print("open", flush=True)
         await workers.wait()
