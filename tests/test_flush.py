@@ -17,6 +17,9 @@ class Member:
         self.calls = 0
         self.act = act
 
+    def after_io_wait(self):
+        self.begun = getattr(self, "begun", 0) + 1
+
     def before_io_wait(self):
         self.calls += 1
         self.act()

@@ -739,6 +739,61 @@ async def test_a_slow_body_yields_after_a_millisecond(backend):
             packet.accept()
 
 
+async def test_a_body_that_yields_by_itself_is_not_slow(backend):
+    """A turn begins with every tick, so what is left of a drain goes on without another yield."""
+    now = 0
+    async with open_queue(0, backend=backend) as queue:
+        queue._clock_ns = lambda: now
+        arrive(backend, 64)
+        for _ in range(8 + 16):
+            (await queue.__anext__()).accept()
+        packets = [await queue.__anext__() for _ in range(16)]
+        now += 2_000_000
+        await trio.lowlevel.checkpoint()
+        with trio.testing.assert_no_checkpoints():
+            packets += [await queue.__anext__() for _ in range(16)]
+        for packet in packets:
+            packet.accept()
+
+
+async def test_of_many_consumers_one_reads_and_each_packet_goes_to_one(backend):
+    got = []
+    async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
+
+        async def consume():
+            async for packet in queue:
+                got.append(packet.id)
+                packet.accept()
+
+        for _ in range(5):
+            nursery.start_soon(consume)
+        for round_ in range(1, 6):
+            arrive(backend, 100)
+            await trio.testing.wait_all_tasks_blocked()
+            assert sorted(got) == list(range(1, 100 * round_ + 1))
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_waits_is_read_before_the_checkpoint_and_given_out_after_it(backend):
+    order = []
+    async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
+
+        async def consume(name):
+            (await queue.__anext__()).accept()
+            order.append(name)
+
+        arrive(backend, 8)
+        nursery.start_soon(consume, "first")
+        nursery.start_soon(consume, "second")
+        await trio.lowlevel.checkpoint()
+        # Read by one of them, which yields, and for which the other waits.
+        assert len(queue._ahead) == 8
+        assert order == []
+        await trio.testing.wait_all_tasks_blocked()
+        assert sorted(order) == ["first", "second"]
+        assert len(queue._ahead) == 6
+
+
 @pytest.mark.parametrize("reader", ["consumer", "loop"])
 async def test_a_long_wait_is_not_taken_for_a_slow_body(backend, reader):
     now = 0

@@ -55,6 +55,7 @@ class Link:
       ended: a replay has come to its end.
       closed: the binding was ended by us.
       reading: a task waits for the socket.
+      yielding: a task has read, and lets others run before it hands out what it got.
       answers_lost: see `Statistics`.
       overruns: see `Statistics`.
       truncated: likewise.
@@ -77,6 +78,7 @@ class Link:
         self.ended = False
         self.closed = False
         self.reading = False
+        self.yielding = False
         self.answers_lost = 0
         self.overruns = 0
         self.truncated = 0
@@ -104,45 +106,51 @@ class Link:
 
     @trio.lowlevel.enable_ki_protection
     async def wait_for_packets(self) -> None:
-        """Read until the read-ahead has something; not a checkpoint where it can be had at once.
+        """Have something in the read-ahead; always a checkpoint, and cancellable without loss.
 
-        One task reads; the others park until it passes on what it got, or the reading.
+        Verdicts leave first: what comes next may be their effect. Packets that wait already are
+        read before the checkpoint; where none does, waiting for the socket is the checkpoint. One
+        task reads; the others park until it passes on what it got, or the reading.
 
         Raises:
           trio.EndOfChannel: a replay has come to its end.
           trio.ClosedResourceError, trio.BrokenResourceError: the queue is unusable.
         """
+        fresh = True
         try:
-            while not self.ahead:
+            while True:
                 self.raise_if_unusable()
-                if self.reading:
+                if not (self.reading or self.yielding):
+                    self.flush()
+                    self.drain()
+                    self.report()
+                    if self.ahead:
+                        if fresh:
+                            await self._yield()
+                        return
+                    self.raise_if_unusable()
+                    if self.ended:
+                        raise trio.EndOfChannel
+                    await self.wait_readable()
+                else:
                     await self._waiters.park()
-                    continue
-                self.drain()
-                self.report()
-                if self.ahead:
-                    break
-                self.raise_if_unusable()
-                if self.ended:
-                    raise trio.EndOfChannel
-                await self.wait_readable()
+                fresh = False
+                if self.ahead and not self.yielding:
+                    return
         finally:
             self.pass_on()
 
-    async def yield_before_reading(self) -> None:
-        """A checkpoint of the task that will read next; whoever comes meanwhile parks.
+    async def _yield(self) -> None:
+        """A checkpoint of the task that has read; whoever runs out of packets meanwhile parks.
 
-        So of many workers that run out of packets in one tick, one yields and reads. The others
-        wake with a packet each, and their verdicts leave at the end of the tick, together.
+        So of many workers that do in one tick, one reads and yields. The others wake with packets,
+        and their verdicts leave at the end of the tick, together.
         """
-        self.reading = True
+        self.yielding = True
         try:
             await trio.lowlevel.checkpoint()
-        except BaseException:
-            self.reading = False
-            self.pass_on()
-            raise
-        self.reading = False
+        finally:
+            self.yielding = False
 
     async def wait_readable(self) -> None:
         """Wait for the backend, as the one task that does.
@@ -165,9 +173,13 @@ class Link:
 
     @trio.lowlevel.enable_ki_protection
     def pass_on(self) -> None:
-        """Wake a task for each packet that is left, or one to do the reading."""
+        """Wake tasks for packets that are left, or one to do the reading.
+
+        Two at a time, which wake two more each: if handlers wait, all tasks are at work in a few
+        ticks, and if not, one task decides all packets and few wake in vain.
+        """
         if self._waiters:
-            self._waiters.unpark(count=max(1, len(self.ahead)))
+            self._waiters.unpark(count=2 if len(self.ahead) > 1 else 1)
 
     @trio.lowlevel.enable_ki_protection
     def drain(self) -> None:

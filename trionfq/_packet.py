@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from trionfq._errors import AlreadyDecidedError, LocalProtocolError
 from trionfq._foreign import ETHERTYPE_ARP, ETHERTYPE_IPV4, ETHERTYPE_IPV6, to_dpkt, to_scapy
 from trionfq._ip import IPView
+from trionfq._ip_headers import TCP
 from trionfq._ip_repair import Unfixed, repair
 from trionfq._packet_attributes import PacketAttributes
 from trionfq._verdict import (
@@ -199,7 +200,7 @@ class Packet(PacketAttributes):
         told = decision(code, {**changes, "payload": payload} if payload is not None else changes)
         if notes:
             told = told._replace(unfixed=notes)
-        if told.attributes:
+        if told.risky:
             self._check_changes(changes, told)
         self._decision = told
         owner.give(self)
@@ -311,8 +312,9 @@ class Packet(PacketAttributes):
 
         Raises:
           TypeError: neither bytes nor a packet of scapy or dpkt.
-          LocalProtocolError: the packet was copied only in part; or the new payload is too long,
-            has no room for its headers, or cannot be made bytes of.
+          LocalProtocolError: the packet was copied only in part, or is an unsegmented one of
+            another transport than TCP; or the new payload is too long, has no room for its
+            headers, or cannot be made bytes of.
           AlreadyDecidedError, RuntimeError, trio.ClosedResourceError: as `accept`.
         """
         self._writable()
@@ -339,6 +341,15 @@ class Packet(PacketAttributes):
             )
         if not fix:
             return new, ()
+        if self.skb_info & SkbInfo.GSO and IPView(old).protocol != TCP:
+            # Of rewritten packets (CHECKSUM_NONE) the kernel computes TCP's checksum anew when it
+            # segments them (tcp4_gso_segment), but UDP's from the field (__udp_gso_segment), which
+            # then has to hold the pseudo header's sum; and arriving ones it drops altogether.
+            raise LocalProtocolError(
+                f"packet {self.id} is not segmented yet (SkbInfo.GSO) and is no TCP: the kernel "
+                "would make segments of a rewritten one that every receiver drops; open the queue "
+                "without QueueFlags.GSO to rewrite such packets, each segment by itself"
+            )
         # A bridge shows what is not IP, too, and that may begin as IP does (an MPLS label).
         ethertype = self._ethertype()
         if ethertype not in (ETHERTYPE_IPV4, ETHERTYPE_IPV6):
@@ -380,7 +391,11 @@ class Packet(PacketAttributes):
         return self._no_payload() if where is None else self._datagram[where]
 
     def _least_payload(self, old: bytes) -> int:
-        # nfqnl_mangle trims no further than the transport offset and drops what is shorter.
+        # nfqnl_mangle trims no further than the transport offset and drops what is shorter. The tag
+        # of a bridged packet was cut out behind that mark (skb_vlan_untag), so it lies at -4, which
+        # is compared unsigned: such a packet cannot shrink.
+        if self.family == Family.BRIDGE and self.vlan is not None:
+            return len(old)
         return IPView(old).transport_offset or 0
 
     @property

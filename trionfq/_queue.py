@@ -307,11 +307,10 @@ class Queue:
           trio.EndOfChannel, trio.ClosedResourceError, trio.BrokenResourceError: as `receive`.
         """
         ahead = self._ahead
-        if not ahead:
+        if not ahead or self._link.yielding:
             await self._fill()
         elif ahead.waiting and (self._checkpoint_every or self._turn_is_over()):
             await trio.lowlevel.checkpoint()
-            self._turn_started = self._clock_ns()
         self._link.raise_if_unusable()
         ahead.next_chunk()
 
@@ -331,11 +330,7 @@ class Queue:
         """Have something in the read-ahead; always a checkpoint, and cancellable without loss."""
         self._consumers += 1
         try:
-            if not self._link.reading:
-                self._link.flush()
-                await self._link.yield_before_reading()
             await self._link.wait_for_packets()
-            self._turn_started = self._clock_ns()
         finally:
             self._consumers -= 1
 
@@ -359,6 +354,10 @@ class Queue:
                 self._call_loop_soon()
         except BaseException as error:
             self._link.fail(error)
+
+    def after_io_wait(self) -> None:
+        """A tick begins, and with it the consumers' turn; for the flush instrument."""
+        self._turn_started = self._clock_ns()
 
     def _may_read(self) -> bool:
         link = self._link

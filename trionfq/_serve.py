@@ -1,8 +1,8 @@
 """`Queue.serve`: a handler for every packet, and a verdict for every packet that it leaves.
 
 An async handler runs in standing workers, which all pull from the queue's read-ahead: a task a
-packet costs four times as much. With a deadline each worker keeps one cancel scope and moves its
-deadline, for the same reason.
+packet costs four times as much. With a deadline each worker writes down when its packet is due, and
+one task cancels what is overdue (`Overdue`).
 
 What handlers raise is kept and raised by `Server.run` when all workers have left, since a nursery
 would wrap it. It is kept apart from what the queue raises: a handler may have channels and streams
@@ -14,12 +14,11 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from heapq import heapify, heappop, heappush
-from itertools import count
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
+from trionfq._overdue import Job, Overdue
 from trionfq._verdict import Verdict, plain_decision
 
 if TYPE_CHECKING:
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from trionfq._link import ErrorHandler
     from trionfq._packet import Packet
     from trionfq._queue import Handler, Queue
-
-# Held packets are looked through for decided ones when there are twice as many, and this many more.
-_HELD_SLACK = 64
 
 
 class Server:
@@ -62,18 +58,14 @@ class Server:
         self._stop: Callable[[], object] = lambda: None
         self._raised: list[Exception] = []
         self._queue_failure: Exception | None = None
-        # Held packets by their deadlines, a heap; only where there is a deadline.
-        self._held: list[tuple[float, int, Packet]] = []
-        self._most_held = _HELD_SLACK
-        self._count = count()
-        self._due_earlier = trio.Event()
+        self._overdue = Overdue(self._policy)
 
     async def run(self) -> None:
         """Serve until cancelled or the packets end; see `Queue.serve`."""
         async with trio.open_nursery() as nursery:
             self._stop = nursery.cancel_scope.cancel
             if self._deadline_s is not None:
-                nursery.start_soon(self._answer_overdue)
+                nursery.start_soon(self._overdue.watch)
             await self._run_workers()
             nursery.cancel_scope.cancel()
         errors = self._raised
@@ -123,13 +115,14 @@ class Server:
                     result = handler(packet)
                     if result is not None:
                         _refuse_unfinished(result)
+                    # In here, lest Ctrl-C comes between the handler and this.
+                    if not packet.decided:
+                        self._leave(packet, due)
                 except Exception as error:
                     self._failed(packet, due, error)
                 except BaseException:
                     self._leave(packet, due)
                     raise
-                else:
-                    self._leave(packet, due)
                 if self._raised:
                     return
             await queue.advance()
@@ -138,33 +131,41 @@ class Server:
         """One worker, in one cancel scope after the other: a scope that was cancelled stays so."""
         while not self._raised:
             with trio.CancelScope() as scope:
-                await self._work_in(scope)
+                job = Job(scope)
+                if self._deadline_s is None:
+                    await self._work_on(job)
+                else:
+                    with self._overdue.minding(job):
+                        await self._work_on(job)
 
-    async def _work_in(self, scope: trio.CancelScope) -> None:
+    async def _work_on(self, job: Job) -> None:
         """Packet after packet, until a deadline passes."""
         handler = cast("Callable[[Packet], Awaitable[object]]", self._handler)
         queue = self._queue
         deadline_s = self._deadline_s
+        overdue = self._overdue
         due = math.inf
         while True:
             for packet in queue.handing_out():
                 try:
                     if deadline_s is not None:
-                        due = scope.deadline = trio.current_time() + deadline_s
+                        due = job.due = trio.current_time() + deadline_s
+                        if overdue.idle:
+                            overdue.wake()
                     await handler(packet)
+                    if not packet.decided:
+                        self._leave(packet, due)
                 except Exception as error:
                     self._failed(packet, due, error)
                 except BaseException:
-                    self._leave(packet, due, overdue=scope.cancel_called)
+                    self._leave(packet, due, overdue=job.cancelled)
                     raise
-                else:
-                    self._leave(packet, due)
                 if self._raised:
                     return
                 if deadline_s is not None:
-                    scope.deadline = math.inf
-                    # It passed unseen, between the handler's last wake-up and its end.
-                    if scope.cancel_called:
+                    job.due = math.inf
+                    # Cancelled between the handler's last wake-up and its end.
+                    if job.cancelled:
                         return
             await queue.advance()
 
@@ -213,30 +214,7 @@ class Server:
         if not packet.held or overdue:
             packet.settle(self._policy)
         elif self._deadline_s is not None:
-            self._hold(packet, due)
-
-    def _hold(self, packet: Packet, due: float) -> None:
-        held = self._held
-        if len(held) >= self._most_held:
-            held[:] = [entry for entry in held if not entry[2].decided]
-            heapify(held)
-            self._most_held = 2 * len(held) + _HELD_SLACK
-        heappush(held, (due, next(self._count), packet))
-        if held[0][2] is packet:
-            self._due_earlier.set()
-
-    @trio.lowlevel.enable_ki_protection
-    async def _answer_overdue(self) -> None:
-        """Answer held packets whose deadline passes."""
-        held = self._held
-        while True:
-            self._due_earlier = trio.Event()
-            with trio.move_on_at(held[0][0] if held else math.inf):
-                await self._due_earlier.wait()
-            while held and held[0][0] <= trio.current_time():
-                packet = heappop(held)[2]
-                if not packet.decided and packet.usable:
-                    packet.settle(self._policy)
+            self._overdue.hold(packet, due)
 
 
 def _is_async(handler: Any) -> bool:

@@ -209,6 +209,9 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
       TypeError: an unknown change, or one of the wrong type.
       LocalProtocolError: a value that does not fit its attribute.
     """
+    mark = changes.get("mark")
+    if len(changes) == 1 and type(mark) is int:
+        return plain_decision(code, mark)
     changes = {name: value for name, value in changes.items() if value is not None}
     if changes.keys() <= _PLAIN:
         # Checked here, not in the cached function: True == 1 would find the entry of 1.
