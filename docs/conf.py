@@ -35,6 +35,7 @@ autodoc_typehints = "signature"
 autodoc_type_aliases: dict[str, str] = {}
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_custom_sections = [("Keys", "params_style")]  # what a TypedDict holds
 napoleon_use_ivar = True  # attributes as a list, or a NamedTuple's fields would be told twice
 
 
