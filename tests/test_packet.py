@@ -265,6 +265,25 @@ def test_the_datagram_is_what_came():
 # -- length and payload ----------------------------------------------------------------------------
 
 
+def test_an_unsegmented_udp_packet_is_rewritten_only_by_who_repairs_it_himself():
+    old = udp_packet(b"old")
+    packet = packet_of(payload=old, skb_info=SkbInfo.GSO | SkbInfo.CSUMNOTREADY)
+    with pytest.raises(LocalProtocolError, match=r"without QueueFlags\.GSO to rewrite"):
+        packet.payload = old + b"er"
+    assert packet.payload == old
+    packet.accept(payload=old + b"er", repair=False)
+    assert sent(packet)["payload"] == old + b"er"
+
+
+def test_an_unsegmented_tcp_packet_is_rewritten():
+    # IPv4 and TCP headers alone, protocol 6 at byte 9; lengths and checksums are repaired.
+    old = bytes.fromhex("45000028000040004006000a0a0000010a000002") + bytes(12) + b"\x50" + bytes(7)
+    packet = packet_of(payload=old, skb_info=SkbInfo.GSO | SkbInfo.CSUMNOTREADY)
+    packet.payload = old + b"data"
+    assert packet.payload[40:] == b"data"
+    assert packet.payload[2:4] == (44).to_bytes(2, "big")
+
+
 def test_a_packet_that_was_cut_says_so():
     packet = packet_of(payload=bytes(100), cap_len=1500)
     assert packet.truncated
