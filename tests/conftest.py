@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from tests.guest import plugin as guest
+
 if "TRIONFQ_IN_GUEST" not in os.environ:  # there is no time for it there
     from hypothesis import settings
 
@@ -23,9 +25,5 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers that say on which kernel a test runs."""
-    for line in (
-        "needs_kernel(feature, ...): runs on kernels that have it (tests/guest/features.py)",
-        "not_in_guest(reason): does not run in the guest",
-    ):
-        config.addinivalue_line("markers", line)
+    """Bring the second kernel in."""
+    guest.register(config)

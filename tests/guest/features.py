@@ -27,7 +27,14 @@ MODULES = (
     *("nf_tables", "ip_tables", "ip6_tables", "iptable_filter", "iptable_mangle", "veth", "bridge"),
     *("br_netfilter", "8021q", "vrf", "sctp", "sch_netem"),
     *("xt_conntrack", "xt_CT", "xt_connlabel", "xt_nat", "xt_SECMARK", "xt_CONNSECMARK"),
-    *("xt_multiport", "nf_conntrack_ftp", "nf_nat_ftp", "iptable_raw", "iptable_nat"),
+    *(
+        "xt_multiport",
+        "xt_SYNPROXY",
+        "nf_conntrack_ftp",
+        "nf_nat_ftp",
+        "iptable_raw",
+        "iptable_nat",
+    ),
 )
 
 
@@ -69,6 +76,7 @@ def _sctp() -> bool:
 FEATURES: dict[str, Callable[[], bool]] = {
     "conntrack": lambda: _runs("iptables -A OUTPUT -m conntrack --ctstate NEW"),
     "conntrack-glue": _conntrack_glue,
+    "conntrack-glue-module": lambda: IN_GUEST,
     "secmark": lambda: _runs("iptables -t mangle -A OUTPUT -j SECMARK --selctx unconfined"),
     "nft-queue": lambda: _runs(
         "nft add table inet t",

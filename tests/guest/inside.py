@@ -87,9 +87,23 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Reporter(RESULTS_FD), "trionfq-guest-reporter")
 
 
+FIRST = "tests/guest/test_modules.py"
+"""What these tests show is over when another has loaded the modules."""
+
+LAST = "tests/guest/test_taint.py"
+TESTS = Path("/run/tests")
+"""Node ids of the tests to run, one a line; all that are collected where it is not there."""
+
+
+def _place(item: pytest.Item) -> int:
+    return item.nodeid.startswith(LAST) - item.nodeid.startswith(FIRST)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is kept out of the guest."""
-    if IN_GUEST:
-        left_out = [item for item in items if why_not_in_guest(item)]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not why_not_in_guest(item)]
+    """Leave out what is kept out of the guest, and what was not asked for."""
+    if not IN_GUEST:
+        return
+    asked = set(TESTS.read_text().splitlines()) if TESTS.exists() else None
+    wanted = {i for i in items if not why_not_in_guest(i) and (asked is None or i.nodeid in asked)}
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = sorted((item for item in items if item in wanted), key=_place)

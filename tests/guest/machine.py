@@ -101,7 +101,9 @@ class Guest:
       kernel: to boot.
       command: to run in it, in this checkout; `environment` is added to its environment.
       environment: likewise.
-      console: gets what kernel and command say; a file's descriptor, or None for stderr.
+      console: a pipe that gets what kernel and command say, None for stderr. Not a file: qemu
+        empties one that it is given.
+      files: texts that stand in the guest's /run, by name.
 
     Attributes:
       results: what the command writes to `RESULTS_FD`, until it ends.
@@ -115,6 +117,7 @@ class Guest:
         command: Sequence[str],
         environment: dict[str, str],
         console: int | None = None,
+        files: dict[str, str] | None = None,
     ) -> None:
         if (reason := why_not()) is not None:
             raise GuestError(reason)
@@ -122,6 +125,7 @@ class Guest:
         self._command = command
         self._environment = environment
         self._console = console
+        self._files = files or {}
         self._undo = contextlib.ExitStack()
         self._process: subprocess.Popen[str] | None = None
 
@@ -129,11 +133,13 @@ class Guest:
         with contextlib.ExitStack() as undo:
             folder = Path(undo.enter_context(tempfile.TemporaryDirectory(prefix="trionfq-guest-")))
             disk = make_disk(folder)
-            inner = folder / "inner"
-            inner.write_text(self._inner())
+            run = folder / "run"
+            run.mkdir()
+            for name, text in {**self._files, "inner": self._inner()}.items():
+                (run / name).write_text(text)
             outer = folder / "outer"
             outer.write_text(_SCRIPT.format(inner="/run/inner", results=RESULTS_FD))
-            script = f"cp {inner} /run/inner && exec sh {outer}"
+            script = f"cp {run}/* /run/ && exec sh {outer}"
             process = subprocess.Popen(
                 [
                     *("sh", "-c", _WATCHED, "guest"),
@@ -169,10 +175,16 @@ class Guest:
         return "\n".join([f"cd {quote(str(REPOSITORY))}", *lines, f"exec {command}", ""])
 
     def _end(self, process: subprocess.Popen[str]) -> None:
-        # vng, its shell and qemu are one process group of their own.
+        # vng, its shell and qemu are one process group of their own, also when vng has ended.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def kill(self) -> None:
+        """End the guest now; `wait` and the readers of `results` then return."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def wait(self) -> int:
         """The command's exit code, when the guest has ended."""
