@@ -157,6 +157,19 @@ def in_namespace(namespace: Namespace | None, work: Callable[[], T]) -> T:
     return results[0]
 
 
+def enter_for_good(namespace: Namespace) -> None:
+    """Move the calling thread into `namespace`; for a process that is about to end.
+
+    Raises:
+      As `in_namespace`.
+    """
+    fd = namespace.open()
+    try:
+        _set_network_namespace(fd, namespace.label)
+    finally:
+        os.close(fd)
+
+
 def _set_network_namespace(fd: int, label: str) -> None:
     """setns(2), which Python has from 3.12 on only."""
     if ctypes.CDLL(None, use_errno=True).setns(fd, _CLONE_NEWNET) == 0:
