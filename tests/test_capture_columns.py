@@ -176,3 +176,27 @@ def test_a_block_that_only_looks_like_a_known_kind_is_refused(case: str) -> None
     assert len([next(capture) for _ in range(3)]) == 3
     with pytest.raises(CaptureError, match=r"the file ends|expected the length"):
         next(capture)
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_no_byte_of_a_block_in_a_long_row_is_passed_over(
+    order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = (1).to_bytes(4, "little" if order == "little" else "big")
+    datagram = made.message(MessageType.PACKET, bytes(7), order=order)
+    head = made.section(order) + made.interface(order=order) + made.interface(1, order=order)
+    row = [
+        made.enhanced(
+            made.cooked(datagram), NOW + n, opts=made.options((2, flags), order=order), order=order
+        )
+        for n in range(30)
+    ]
+    files = [head + b"".join(row)]
+    for at in range(len(row[20])):
+        changed = bytearray(row[20])
+        changed[at] ^= 2
+        files.append(head + b"".join((*row[:20], bytes(changed), *row[21:])))
+    quick = [list(told(data, None)) for data in files]
+    assert len({str(each) for each in quick}) > len(files) // 2, "most bytes matter"
+    monkeypatch.setattr(QuickReader, "run", lambda _reader: None)
+    assert quick == [list(told(data, None)) for data in files]

@@ -141,7 +141,7 @@ def test_quick_and_thorough_ways_cannot_be_told_apart(
 ) -> None:
     source = a_recording(seed)
     used: set[str] = set()
-    for name in ("deliver_run", "_settle"):
+    for name in ("deliver_run", "_deliver_unchanged", "_settle"):
         own = getattr(Feed, name)
 
         def spied(*told: Any, own: Any = own, name: str = name) -> Any:
@@ -152,8 +152,9 @@ def test_quick_and_thorough_ways_cannot_be_told_apart(
 
         monkeypatch.setattr(Feed, name, spied)
     quick = list(story(seed, source))
-    assert used == {"deliver_run", "_settle"}
+    assert used == {"deliver_run", "_deliver_unchanged", "_settle"}
     monkeypatch.setattr(Feed, "deliver_run", lambda *_: 0)
+    monkeypatch.setattr(Feed, "_deliver_unchanged", lambda *_: False)
     monkeypatch.setattr(SentCheck, "runs", lambda *_: None)
     assert list(story(seed, source)) == quick
 
