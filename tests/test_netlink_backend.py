@@ -206,6 +206,29 @@ def test_datagrams_of_any_length_come_whole() -> None:
         assert receiver.receive(64) == Received([], truncated=1)
 
 
+def resident_bytes(receiver: BatchReceiver) -> int:
+    """How much of a receiver's slots is in memory (mincore)."""
+    start = ctypes.addressof(ctypes.c_char.from_buffer(receiver._map))
+    pages = (ctypes.c_ubyte * (len(receiver._map) // mmap.PAGESIZE))()
+    assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), len(receiver._map), pages) == 0
+    return sum(page & 1 for page in pages) * mmap.PAGESIZE
+
+
+@pytest.mark.parametrize("octets", [100, 1600])
+def test_a_short_datagram_costs_one_page_of_its_slot(octets: int) -> None:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    recvmmsg = find_recvmmsg()
+    assert recvmmsg is not None
+    ours.setblocking(False)
+    receiver = BatchReceiver(ours.fileno(), recvmmsg)
+    with ours, theirs:
+        for _ in range(20):
+            for _ in range(10):
+                theirs.send(bytes(octets))
+            assert len(receiver.receive(64).datagrams) == 10
+            assert resident_bytes(receiver) == 10 * mmap.PAGESIZE
+
+
 def test_a_burst_of_long_datagrams_leaves_no_memory_behind() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     recvmmsg = find_recvmmsg()
@@ -213,13 +236,7 @@ def test_a_burst_of_long_datagrams_leaves_no_memory_behind() -> None:
     ours.setblocking(False)
     receiver = BatchReceiver(ours.fileno(), recvmmsg)
 
-    def resident_bytes() -> int:
-        start = ctypes.addressof(ctypes.c_char.from_buffer(receiver._map))
-        pages = (ctypes.c_ubyte * (len(receiver._map) // mmap.PAGESIZE))()
-        assert ctypes.CDLL(None).mincore(ctypes.c_void_p(start), len(receiver._map), pages) == 0
-        return sum(page & 1 for page in pages) * mmap.PAGESIZE
-
-    assert resident_bytes() == 0
+    assert resident_bytes(receiver) == 0
     with ours, theirs:
         theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 19)
         seen = []
@@ -227,7 +244,7 @@ def test_a_burst_of_long_datagrams_leaves_no_memory_behind() -> None:
             for _ in range(5):
                 theirs.send(bytes(60_000))
             assert len(receiver.receive(64).datagrams) == 5
-            seen.append(resident_bytes())
+            seen.append(resident_bytes(receiver))
         assert seen[0] >= 300_000
         assert 0 in seen
 
