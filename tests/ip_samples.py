@@ -149,6 +149,8 @@ def _spliced(
     return lambda data: ipv6(6, between(tcp(data), source, last), *extensions)
 
 
+# A chunk that states more than there is, so that data of any length are all in it.
+_CHUNK = b"\0\3\xff\xff"
 _V4 = IP(src=SOURCE4, dst=STOP4, id=7)
 _V6 = IPv6(src=SOURCE6, dst=STOP6)
 # RFC 4302: 24 bytes, the first of them the next header.
@@ -169,7 +171,7 @@ SAMPLES = [
     Sample("icmp", _native(_V4, lambda d: ICMP(type=8, id=1, seq=2) / Raw(d)), 1),
     Sample("icmp error", _native(_V4, lambda d: ICMP(type=3, code=3) / Raw(_EMBEDDED4 + d)), 1),
     Sample("igmp", lambda d: ipv4(2, summed(b"\x16\0\0\0\xe0\0\0\1" + d, 2, b"")), 2),
-    Sample("sctp", _native(_V4, lambda d: SCTP(sport=1, dport=2, tag=3) / Raw(d)), 132),
+    Sample("sctp", _native(_V4, lambda d: SCTP(sport=1, dport=2, tag=3) / Raw(_CHUNK + d)), 132),
     Sample("udp-lite, all covered", lambda d: ipv4(136, udp_lite(d, 0, SOURCE4, STOP4)), 136),
     Sample(
         "udp-lite, covered by length",
@@ -227,7 +229,7 @@ SAMPLES = [
     Sample("tcp over ipv6", _native(_V6, tcp), 6),
     Sample("icmpv6", lambda d: bytes(_V6 / ICMPv6EchoRequest(id=1, seq=2, data=d)), 58),
     Sample("icmpv6 error", _native(_V6, lambda d: ICMPv6PacketTooBig() / Raw(_EMBEDDED6 + d)), 58),
-    Sample("sctp over ipv6", _native(_V6, lambda d: SCTP(sport=1, dport=2) / Raw(d)), 132),
+    Sample("sctp over ipv6", _native(_V6, lambda d: SCTP(sport=1, dport=2) / Raw(_CHUNK + d)), 132),
     Sample("udp-lite over ipv6", lambda d: ipv6(136, udp_lite(d, 0, SOURCE6, STOP6)), 136),
     Sample(
         "hop-by-hop options", _native(_V6 / IPv6ExtHdrHopByHop(options=[RouterAlert()]), udp), 17

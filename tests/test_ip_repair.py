@@ -465,6 +465,93 @@ class TestMobilityAndHip:
             assert repair(make(139, content)) == (packet, ())
 
 
+class TestSignatures:
+    """What needs a key is named; the checksum around it is repaired all the same."""
+
+    @pytest.mark.parametrize(
+        ("options", "signed"),
+        [
+            ([("MD5", bytes(16))], True),
+            ([("NOP", None), ("NOP", None), (29, bytes(14))], True),
+            ([("Timestamp", (1, 2)), ("MD5", bytes(16))], True),
+            ([("MSS", 1460), ("NOP", None), ("WScale", 7)], False),
+            ([("EOL", None), (19, bytes(16))], False),
+            ([(200, b"")], False),
+        ],
+    )
+    @pytest.mark.parametrize("layer", [IP(src=SOURCE4, dst=STOP4), IPv6(src=SOURCE6, dst=STOP6)])
+    def test_tcp(self, layer: IP | IPv6, options: list[object], signed: bool) -> None:
+        whole = bytes(layer / TCP(sport=1, dport=2, options=options) / b"new data")
+        rewritten = whole[:-8] + b"old data"
+        unfixed = (Unfixed.AUTHENTICATION,) if signed else ()
+        assert repair(rewritten[:-8] + b"new data") == (whole, unfixed)
+        result = repair(rewritten)
+        assert result.unfixed == unfixed
+        assert result.payload != whole
+
+    def test_tcp_options_that_make_no_sense_end_the_search(self) -> None:
+        for options in (b"\x08\0\x13\x12", b"\x08\1\x13\x12", b"\1\1\1\x13", b"\x08\xff\x13\0"):
+            content = bytearray(bytes(TCP(sport=1, dport=2, dataofs=6)) + options + b"\x13\x12")
+            assert repair(ipv4(6, bytes(content))).unfixed == ()
+
+    def test_sctp(self) -> None:
+        data = b"\0\3\0\x11" + bytes(13) + bytes(3)
+        for chunks, signed in (
+            (data, False),
+            (b"\x0f\0\0\x08\0\0\0\1" + data, True),
+            (data + b"\x0f\0\0\x08\0\0\0\1", True),
+            (b"\0\0\0\0\x0f\0\0\x08\0\0\0\1", False),
+        ):
+            packet = bytes(IP(src=SOURCE4, dst=STOP4) / SCTP(sport=1, dport=2) / Raw(chunks))
+            assert repair(packet).unfixed == ((Unfixed.AUTHENTICATION,) if signed else ())
+
+
+class TestChecksumInside:
+    """What lacks its checksum may be a packet in a tunnel: the outer one then is right or none."""
+
+    INNER = bytes(IP(src=SOURCE4, dst=STOP4) / TCP(sport=1, dport=2, chksum=0x1234) / b"inner")
+    OUTER = (
+        bytes(IP(src=SOURCE4, dst=STOP4) / udp(INNER)),
+        bytes(IP(src=SOURCE4, dst=STOP4) / UDP(dport=4789, chksum=0) / INNER),
+        bytes(IPv6(src=SOURCE6, dst=STOP6) / udp(INNER)),
+        bytes(IPv6(src=SOURCE6, dst=STOP6) / UDP(dport=4789, len=8 + len(INNER)) / INNER),
+        bytes(IP(src=SOURCE4, dst=STOP4) / IP(INNER)),
+        bytes(IP(src=SOURCE4, dst=STOP4, proto=47) / Raw(b"\0\0\x08\0" + INNER)),
+        bytes(IP(src=SOURCE4, dst=STOP4) / udp(INNER)) + b"padding",
+    )
+
+    @pytest.mark.parametrize("original", OUTER)
+    def test_it_is_said(self, original: bytes) -> None:
+        rewritten = original.replace(b"inner", b"other")
+        assert (
+            Unfixed.INNER_CHECKSUM
+            in repair(rewritten, original=original, checksum_not_ready=True).unfixed
+        )
+        assert Unfixed.INNER_CHECKSUM not in repair(rewritten, original=original).unfixed
+
+    @each_sample
+    def test_an_outer_checksum_that_is_not_ready_is_the_one(self, sample: Sample) -> None:
+        packet = sample.make(OLD)
+        if "without checksum" in sample.name:
+            return
+        partial = corrupted(packet, checksum_fields(sample, packet)[:1], b"\x55\x44")
+        if sample.protocol == 17:
+            # What the kernel leaves in the field: the pseudo header's sum, which the datagram's own
+            # words, their checksum included, complete to 0xffff.
+            at = checksum_fields(sample, packet)[0]
+            words = packet[at.start - 6 :]
+            sum_of_pseudo = 0xFFFF - sum_by_words(words) or 0xFFFF
+            partial = packet[: at.start] + sum_of_pseudo.to_bytes(2, "big") + packet[at.stop :]
+        result = repair(partial, original=partial, checksum_not_ready=True)
+        assert result == RepairResult(packet, sample.unfixed)
+
+    def test_what_cannot_be_judged_is_not(self) -> None:
+        fragment = bytes(IP(src=SOURCE4, dst=STOP4, proto=17, flags="MF") / Raw(bytes(16)))
+        for original in (fragment, b"", b"\x45", ipv4(50, bytes(40))):
+            result = repair(fragment, original=original, checksum_not_ready=True)
+            assert result == (fragment, (Unfixed.FRAGMENT,))
+
+
 _OPTIONS_CUT = b"\x83\x0b\x04" + bytes(5)  # a source route of 11 bytes in 8
 LEFT_ALONE: list[tuple[bytes, Unfixed]] = [
     (b"", Unfixed.NOT_IP),
@@ -567,6 +654,7 @@ def test_every_reason_to_leave_something_alone_is_seen_in_a_test() -> None:
         Unfixed.JUMBO,
         Unfixed.TRAILING_BYTES,
         Unfixed.FRAGMENT,
+        Unfixed.INNER_CHECKSUM,  # TestChecksumInside
     }
     assert seen | elsewhere == set(Unfixed)
     assert not seen & elsewhere

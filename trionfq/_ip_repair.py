@@ -32,7 +32,13 @@ from trionfq._ip_headers import (
     walk_ipv6,
 )
 from trionfq._ip_pseudo import ipv4_addresses, ipv6_addresses, jumbo_offset
-from trionfq._ip_transport import Segment, former_length, length_to_state, repair_transport
+from trionfq._ip_transport import (
+    Segment,
+    former_length,
+    lacks_inside,
+    length_to_state,
+    repair_transport,
+)
 from trionfq._ip_unfixed import UnfixableError, Unfixed
 
 if TYPE_CHECKING:
@@ -81,7 +87,8 @@ def repair(
           checksum to be computed from none.
       checksum_not_ready: NFQA_SKB_INFO has CSUMNOTREADY: the transport checksum was left to the
           network card, so the field holds a partial sum, or for SCTP nothing. A rewritten packet
-          needs the whole checksum, since the kernel no longer asks the card for it.
+          needs the whole checksum, since the kernel no longer asks the card for it. In a tunnel
+          it may be the checksum of the packet inside, which is told from ``original``.
 
     Returns:
       The bytes to send, and what was left alone.
@@ -92,7 +99,10 @@ def repair(
     """
     packet = packet_bytes("payload", payload)
     if original is not None:
-        result, _ = _repair(packet, packet_bytes("original", original), checksum_not_ready)
+        before = packet_bytes("original", original)
+        result, _ = _repair(packet, before, checksum_not_ready)
+        if checksum_not_ready and _lacks_inside(before):
+            result = result._replace(unfixed=(*result.unfixed, Unfixed.INNER_CHECKSUM))
         if Unfixed.TRAILING_BYTES in result.unfixed and result.payload is not packet:
             # What looks like the padding of before may be data of a packet made anew.
             as_it_is, verified = _repair(packet, None, checksum_not_ready)
@@ -135,6 +145,18 @@ def _repair(
         unfixed.append(error.unfixed)
     repaired = payload if packet == payload else bytes(packet)
     return RepairResult(repaired, tuple(dict.fromkeys(unfixed))), verified
+
+
+def _lacks_inside(packet: bytes) -> bool:
+    """Whether a checksum that is not ready is that of a packet inside this one."""
+    located = locate(packet)
+    if located is None:
+        return False
+    try:
+        segment = _segment(bytearray(packet), packet[0] >> 4, *located, [])
+    except UnfixableError:
+        return False
+    return lacks_inside(packet, segment)
 
 
 def _segment(

@@ -36,6 +36,10 @@ _UDP_CHECKSUM_AT = 6
 _UDP_HEADER_BYTES = 8
 _SCTP_CHECKSUM = slice(8, 12)
 _LARGEST = 0xFFFF
+_TUNNELS = frozenset({4, 41, 47})  # IPv4 and IPv6 in IP, GRE
+_TCP_NO_OPERATION = 1
+_TCP_SIGNATURES = frozenset({19, 29})
+_SCTP_AUTH = 15
 
 
 class Segment(NamedTuple):
@@ -142,7 +146,8 @@ def repair_transport(
     if protocol == TCP:
         _require(segment, 20)
         pseudo = segment.pseudo_header(segment.size)
-        return [], _repair_sum(packet, pseudo, start, end, start + 16)
+        signed = [Unfixed.AUTHENTICATION] if _has_tcp_signature(packet, start, end) else []
+        return signed, _repair_sum(packet, pseudo, start, end, start + 16)
     if protocol == UDP:
         _require(segment, _UDP_HEADER_BYTES)
         before = _original_transport(original, UDP)
@@ -159,7 +164,8 @@ def repair_transport(
         return [], _repair_sum(packet, b"", start, end, start + 2)
     if protocol == SCTP:
         _require(segment, 12)
-        return [], _repair_sctp(packet, start, end, _original_transport(original, SCTP))
+        signed = [Unfixed.AUTHENTICATION] if _has_sctp_signature(packet, start, end) else []
+        return signed, _repair_sctp(packet, start, end, _original_transport(original, SCTP))
     if protocol == HIP or (protocol == MOBILITY and version == 6):
         # Both checksum their own length, not the packet's (RFC 7401 section 5.1.1, RFC 6275
         # section 6.1.1).
@@ -171,6 +177,47 @@ def repair_transport(
     if protocol == NO_NEXT_HEADER and version == 6:
         return [], None
     raise UnfixableError(Unfixed.AUTHENTICATION if protocol == ESP else Unfixed.PROTOCOL)
+
+
+def lacks_inside(packet: bytes, segment: Segment) -> bool:
+    """Whether a checksum that is not ready is not this segment's, but one in what it carries.
+
+    One that is left to the card is the sum of the pseudo header (udp4_hwcsum). Any other UDP
+    checksum is none, or was made for when the card will have filled in the inner one (lco_csum).
+    """
+    if segment.protocol == UDP and segment.size >= _UDP_HEADER_BYTES:
+        partial = ones_complement_sum(segment.pseudo_header(segment.size))
+        return _read(packet, segment.offset + _UDP_CHECKSUM_AT) != partial
+    return segment.protocol in _TUNNELS
+
+
+def _has_tcp_signature(packet: bytearray, start: int, end: int) -> bool:
+    """Whether an option signs the segment: MD5 (RFC 2385) or TCP-AO (RFC 5925)."""
+    offset = start + 20
+    last = min(start + (packet[start + 12] >> 4 << 2), end)
+    while offset + 1 < last and packet[offset]:  # 0 ends the list (RFC 9293 section 3.1)
+        if packet[offset] in _TCP_SIGNATURES:
+            return True
+        if packet[offset] == _TCP_NO_OPERATION:
+            offset += 1
+        elif packet[offset + 1] < 2:
+            return False
+        else:
+            offset += packet[offset + 1]
+    return False
+
+
+def _has_sctp_signature(packet: bytearray, start: int, end: int) -> bool:
+    """Whether a chunk signs those behind it (RFC 4895)."""
+    offset = start + 12
+    while offset + 4 <= end:
+        if packet[offset] == _SCTP_AUTH:
+            return True
+        size = _read(packet, offset + 2)
+        if size < 4:
+            return False
+        offset += size + 3 & ~3
+    return False
 
 
 def _require(segment: Segment, size: int) -> None:
@@ -250,7 +297,7 @@ def _repair_udp_lite(packet: bytearray, segment: Segment, before: bytes | None) 
         start + _UDP_CHECKSUM_AT,
         zero_is_none=True,
     )
-    return verified if coverage in (0, size) else None
+    return verified if coverage in (0, size) or not verified else None
 
 
 def _repair_sum(

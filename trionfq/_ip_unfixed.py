@@ -17,10 +17,17 @@ class Unfixed(enum.Enum):
     HEADERS = "IPv4 options or IPv6 extension headers are malformed; the transport was left alone"
     ROUTE = "a routing header of unknown type has stops left; the transport was left alone"
     FRAGMENT = "a fragment's transport checksum covers the others, too; it was left alone"
-    AUTHENTICATION = "an authentication value (AH, ESP) needs the key; it was left alone"
+    AUTHENTICATION = (
+        "an authentication value (AH, ESP, TCP's MD5 and AO options, SCTP's AUTH chunk) needs the "
+        "key; it was left alone"
+    )
     TRANSPORT_HEADER = "the transport header is cut off; it was left alone"
     COVERAGE = "UDP-Lite's checksum coverage is from 1 to 7; the transport was left alone"
     PROTOCOL = "no checksum of this transport protocol is known; it was left alone"
+    INNER_CHECKSUM = (
+        "the network card was to fill in a checksum of a packet inside this one, and no longer "
+        "will; open the queue without QueueFlags.GSO, so that the kernel does it first"
+    )
     NO_CHECKSUM = "UDP over IPv6 without a checksum stayed so; only tunnels may (RFC 6936)"
 
 
