@@ -28,7 +28,7 @@ from trionfq._verdict import (
     plain_decision,
     queue_code,
 )
-from trionfq._verdict_conntrack import check_connection
+from trionfq._verdict_conntrack import CONNTRACK_CHANGES, check_connection
 from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import CopyMode, SkbInfo
 
@@ -257,13 +257,14 @@ class Packet(PacketAttributes):
                 "the kernel would drop the packet"
             )
         self._owner.check_conntrack(changes)
-        new = told.payload
-        check_connection(
-            changes,
-            self.conntrack,
-            length=0 if new is None else len(self._copied()),
-            new_length=None if new is None else len(new),
-        )
+        if not CONNTRACK_CHANGES.isdisjoint(changes):
+            new = told.payload
+            check_connection(
+                changes,
+                self.conntrack,
+                length=0 if new is None else len(self._copied()),
+                new_length=None if new is None else len(new),
+            )
 
     # -- payload -------------------------------------------------------------------------------
 

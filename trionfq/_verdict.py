@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from trionfq._errors import LocalProtocolError
 from trionfq._foreign import packet_bytes
-from trionfq._verdict_conntrack import ConntrackChanges, asked_of_conntrack, conntrack_attributes
+from trionfq._verdict_conntrack import (
+    CONNTRACK_CHANGES,
+    ConntrackChanges,
+    conntrack_attributes,
+)
 from trionfq.schema import Attr, attr
 from trionfq.schema.nfqueue import (
     MAX_COPY_RANGE,
@@ -222,11 +226,12 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
     if unknown:
         raise TypeError(f"unknown change: {', '.join(sorted(unknown))}")
     attributes = [write(changes[name]) for name, write in _WRITERS.items() if name in changes]
-    attributes[:0] = conntrack_attributes(changes)
+    connection = () if CONNTRACK_CHANGES.isdisjoint(changes) else conntrack_attributes(changes)
+    attributes[:0] = connection
     payload = changes.get("payload")
     if payload is not None:
         payload = as_payload(payload)
-    risky = bool(asked_of_conntrack(changes) or changes.keys() & _BRIDGE)
+    risky = bool(connection or changes.keys() & _BRIDGE)
     return Decision(
         code,
         tuple(attributes),
