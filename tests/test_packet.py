@@ -542,3 +542,13 @@ def test_a_refused_verdict_gives_back_what_was_edited():
     assert packet.unfixed == (Unfixed.FRAGMENT,)
     packet.accept()
     assert sent(packet)["payload"] == rewritten
+
+
+def test_the_payload_of_a_tagged_bridged_packet_may_grow_but_not_shrink():
+    """The kernel would drop it: its transport header's mark lies before the packet."""
+    packet = packet_of(payload=b"payload", family=BRIDGE, vlan=(0x8100, 5))
+    with pytest.raises(LocalProtocolError, match="at least 7 bytes"):
+        packet.accept(payload=b"short", repair=False)
+    packet.accept(payload=b"longer payload", repair=False)
+    packet = packet_of(payload=b"payload", family=BRIDGE)
+    packet.accept(payload=b"short", repair=False)

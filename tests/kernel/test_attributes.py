@@ -1,15 +1,14 @@
-"""Every attribute that this kernel can send, seen with its true value.
+"""Every attribute that any kernel sends, seen with its true value.
 
-It cannot send:
+The rest are where a kernel must have more than most:
 
-* ``vlan`` and ``l2hdr``: they belong to packets of the bridge family, and nothing here queues one:
-  this kernel has no ``queue`` statement of nftables (CONFIG_NFT_QUEUE), takes no NF_QUEUE from its
-  other statements, and refuses the NFQUEUE target outside IPv4 and IPv6.
-* ``ct`` and ``ct_info``: its conntrack has no part in netlink (CONFIG_NETFILTER_NETLINK_GLUE_CT).
-* ``secctx``: no security module is active, so no packet can be labelled; the flag is taken.
+* ``vlan`` and ``l2hdr`` in test_bridge.py: they belong to the bridge family, whose packets only
+  nftables queues (CONFIG_NFT_QUEUE).
+* ``ct``, ``ct_info`` and ``secctx`` in test_conntrack.py: they need conntrack in netlink
+  (CONFIG_NETFILTER_NETLINK_GLUE_CT), and a security module that labels packets.
 * ``verdict_hdr`` and ``exp`` go to the kernel only.
 
-`Hook.INGRESS` cannot occur either, for the same reason as the bridge family.
+`Hook.INGRESS` cannot occur, nor can the families arp and netdev: see test_bridge.py.
 """
 
 from __future__ import annotations
