@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -44,7 +45,7 @@ from trionfq.testing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from trionfq.backends._replay_time import Pace
@@ -53,6 +54,10 @@ if TYPE_CHECKING:
 FROM, TO = Direction.FROM_KERNEL, Direction.TO_KERNEL
 START = 1_790_000_000_000_000_000
 MS = 1_000_000
+
+
+# Everything that a program sends is judged, where a test does not say otherwise.
+replayed: Callable[..., trionfq.ReplayBackend] = partial(trionfq.ReplayBackend, check="all")
 
 
 def packets(*ids: int, gap_ns: int = MS, queue: int = 0, **more: Any) -> list[Record]:
@@ -75,7 +80,7 @@ def ids_of(datagrams: Iterable[bytes]) -> list[int]:
 
 def bound(source: Any, *, request: bytes | None = None, **options: Any) -> trionfq.ReplayBackend:
     """A replay whose program has bound queue 0, outside of trio."""
-    backend = trionfq.ReplayBackend(source, **options)
+    backend = replayed(source, **options)
     backend.send_nowait(make_bind() if request is None else request)
     [answer] = backend.receive_nowait(64).datagrams
     [message] = schema.parse(answer)
@@ -111,7 +116,7 @@ async def accept_all(
 async def test_it_keeps_the_promises_of_the_seam_with_packets() -> None:
     def make() -> BackendUnderTest:
         # In lockstep packets come to a waiter alone, as the checks of answers need it.
-        backend = trionfq.ReplayBackend(packets(*range(1, 9)), pace="lockstep", check="off")
+        backend = replayed(packets(*range(1, 9)), pace="lockstep", check="off")
         return BackendUnderTest(backend, 7, lambda: None)
 
     await check_backend(make)
@@ -119,7 +124,7 @@ async def test_it_keeps_the_promises_of_the_seam_with_packets() -> None:
 
 @pytest.mark.parametrize("pace", ["asked", "timed", "lockstep"])
 async def test_it_keeps_the_promises_of_the_seam_without_packets(pace: Pace) -> None:
-    await check_backend(lambda: trionfq.ReplayBackend([], pace=pace, check="off"))
+    await check_backend(lambda: replayed([], pace=pace, check="off"))
 
 
 def test_it_needs_no_netlink() -> None:
@@ -145,14 +150,14 @@ def test_it_needs_no_netlink() -> None:
 )
 def test_an_unknown_option_is_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        trionfq.ReplayBackend([], **options)
+        replayed([], **options)
 
 
 # -- what arrives ----------------------------------------------------------------------------------
 
 
 def test_arrivals_begin_with_the_program_s_own_bind() -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2))
+    backend = replayed(packets(1, 2))
     assert backend.receive_nowait(64).datagrams == []
     backend.send_nowait(make_config(5, command=ConfigCommand.PF_BIND))
     backend.receive_nowait(64)
@@ -187,7 +192,7 @@ def test_recorded_ids_and_their_gaps_are_kept() -> None:
 
 
 async def test_a_gap_is_counted_as_loss() -> None:
-    seen, statistics = await accept_all(trionfq.ReplayBackend(packets(4, 5, 9, 10)))
+    seen, statistics = await accept_all(replayed(packets(4, 5, 9, 10)))
     assert [packet.id for packet in seen] == [4, 5, 9, 10]
     assert statistics.packets_lost == 3
 
@@ -221,9 +226,9 @@ TWO_QUEUES = [*packets(1, 2, queue=7), *packets(1, 2, 3, queue=5)]
 
 def test_of_several_queues_one_must_be_named() -> None:
     with pytest.raises(trionfq.CaptureError, match=r"several queues \(5, 7\)"):
-        trionfq.ReplayBackend(TWO_QUEUES)
+        replayed(TWO_QUEUES)
     with pytest.raises(trionfq.CaptureError, match="no packets of queue 6, but of queue 5, 7"):
-        trionfq.ReplayBackend(TWO_QUEUES, queue=6)
+        replayed(TWO_QUEUES, queue=6)
     for number, ids in ((7, [1, 2]), (5, [1, 2, 3])):
         backend = bound(TWO_QUEUES, queue=number, request=make_bind(number))
         assert ids_of(backend.receive_nowait(64).datagrams) == ids
@@ -337,7 +342,7 @@ def test_max_len_applies_to_held_packets() -> None:
 async def test_once_no_verdict_can_come_the_rest_finds_a_full_queue(
     flags: QueueFlags, dropped: int
 ) -> None:
-    backend = trionfq.ReplayBackend(packets(*range(1, 51)))
+    backend = replayed(packets(*range(1, 51)))
     seen = []
     async with trionfq.open_queue(0, backend=backend, max_len=8, flags=flags) as queue:
         async for packet in queue:
@@ -387,14 +392,10 @@ def test_losses_that_were_noted_are_reported_where_they_stood() -> None:
 
 async def test_interface_names_are_those_of_the_recording() -> None:
     record, *_ = packets(1, ifindex_outdev=7)
-    backend = trionfq.ReplayBackend(
-        [record._replace(notes=(Note("interface", {"index": 7, "name": "veth0"}),))]
-    )
+    backend = replayed([record._replace(notes=(Note("interface", {"index": 7, "name": "veth0"}),))])
     assert backend.interface_name(7) is None
     seen, _statistics = await accept_all(backend)
-    async with trionfq.open_queue(
-        0, backend=(again := trionfq.ReplayBackend([record], pace="asked"))
-    ) as queue:
+    async with trionfq.open_queue(0, backend=(again := replayed([record], pace="asked"))) as queue:
         packet = await queue.receive()
         packet.drop()
         assert again.interface_name(7) is None
@@ -423,7 +424,7 @@ async def test_a_cut_off_file_gives_its_packets_then_the_error(tmp_path: Path) -
     backend.close()
     seen = []
     with pytest.raises(trio.BrokenResourceError) as caught:
-        async with trionfq.open_queue(0, backend=trionfq.ReplayBackend(cut)) as queue:
+        async with trionfq.open_queue(0, backend=replayed(cut)) as queue:
             async for packet in queue:
                 packet.accept()
                 seen.append(packet.id)
@@ -434,12 +435,12 @@ async def test_a_cut_off_file_gives_its_packets_then_the_error(tmp_path: Path) -
 
 def test_a_file_is_opened_when_it_is_named_and_closed_with_the_backend(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        trionfq.ReplayBackend(tmp_path / "missing.pcapng")
+        replayed(tmp_path / "missing.pcapng")
     (tmp_path / "text").write_text("no capture")
     with pytest.raises(trionfq.CaptureError):
-        trionfq.ReplayBackend(tmp_path / "text")
+        replayed(tmp_path / "text")
     with pytest.raises(trionfq.CaptureError):
-        trionfq.ReplayBackend(tmp_path / "text", queue=3)
+        replayed(tmp_path / "text", queue=3)
     path = write(tmp_path / "run.pcapng", packets(1, 2, 3))
     backend = bound(path)
     backend.receive_nowait(1)
@@ -474,7 +475,7 @@ async def test_a_packet_that_cannot_be_decoded_is_given_as_it_was_recorded() -> 
     source = [make_packet(1), odd, junk, make_packet(3)]
     assert bound(source).receive_nowait(64).datagrams == source
     told: list[Exception] = []
-    backend = trionfq.ReplayBackend(source)
+    backend = replayed(source)
     seen, statistics = await accept_all(
         backend,
         on_close=trionfq.Verdict.DROP,
@@ -500,13 +501,13 @@ async def test_it_ends_when_all_is_given_and_decided() -> None:
 
 
 async def test_an_empty_recording_ends_at_once() -> None:
-    seen, _statistics = await accept_all(trionfq.ReplayBackend([]))
+    seen, _statistics = await accept_all(replayed([]))
     assert seen == []
 
 
 @pytest.mark.parametrize("pace", ["asked", "timed", "lockstep"])
 async def test_it_ends_when_packets_are_held_and_no_verdict_can_come(pace: Pace) -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2, 3, gap_ns=MS), pace=pace)
+    backend = replayed(packets(1, 2, 3, gap_ns=MS), pace=pace)
     started = time.monotonic()
     async with trionfq.open_queue(0, backend=backend) as queue:
         async for packet in queue:
@@ -522,7 +523,7 @@ async def test_it_ends_when_packets_are_held_and_no_verdict_can_come(pace: Pace)
 async def test_it_does_not_end_while_a_sleeping_task_will_decide(
     pace: Pace, autojump_clock: trio.testing.MockClock
 ) -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2, 3), pace=pace, patience_s=5)
+    backend = replayed(packets(1, 2, 3), pace=pace, patience_s=5)
 
     async def later(packet: trionfq.Packet) -> None:
         await trio.sleep(4)
@@ -538,7 +539,7 @@ async def test_it_does_not_end_while_a_sleeping_task_will_decide(
 async def test_patience_ends_a_run_that_only_ticks(
     pace: Pace, autojump_clock: trio.testing.MockClock
 ) -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2), pace=pace, patience_s=30)
+    backend = replayed(packets(1, 2), pace=pace, patience_s=30)
 
     async def tick() -> None:
         for _ in itertools.count():
@@ -554,7 +555,7 @@ async def test_patience_ends_a_run_that_only_ticks(
 
 
 async def test_it_does_not_end_while_a_thread_will_decide() -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2))
+    backend = replayed(packets(1, 2))
     released = trio.Event()
 
     async def look_up(packet: trionfq.Packet) -> None:
@@ -570,7 +571,7 @@ async def test_it_does_not_end_while_a_thread_will_decide() -> None:
 
 
 async def test_a_task_that_waits_for_idleness_is_before_the_end() -> None:
-    backend = trionfq.ReplayBackend(packets(1))
+    backend = replayed(packets(1))
     held: list[trionfq.Packet] = []
 
     async def consume(queue: trionfq.Queue) -> None:
@@ -590,7 +591,7 @@ async def test_a_task_that_waits_for_idleness_is_before_the_end() -> None:
 
 
 async def test_asked_time_is_that_of_the_packet_that_came_last() -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2, 3))
+    backend = replayed(packets(1, 2, 3))
     assert backend.now_ns() == START
     backend.send_nowait(make_bind())
     backend.receive_nowait(1)
@@ -617,7 +618,7 @@ async def test_timed_packets_come_at_their_distances(
         Record(START + at, FROM, make_packet(place + 1))
         for place, at in enumerate([0, 250 * MS, 250 * MS, 3_000 * MS])
     ]
-    backend = trionfq.ReplayBackend(source, pace="timed")
+    backend = replayed(source, pace="timed")
     await trio.sleep(10)
     came = []
     async with trionfq.open_queue(0, backend=backend) as queue:
@@ -636,7 +637,7 @@ async def test_timed_packets_come_at_their_distances(
 async def test_timed_packets_overflow_a_slow_program_as_in_the_kernel(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
-    backend = trionfq.ReplayBackend(packets(*range(1, 51)), pace="timed")
+    backend = replayed(packets(*range(1, 51)), pace="timed")
     backend.send_nowait(make_bind(max_len=8))
     backend.receive_nowait(1)
     await trio.sleep(1)
@@ -647,7 +648,7 @@ async def test_timed_packets_overflow_a_slow_program_as_in_the_kernel(
 
 
 async def test_timed_packets_come_by_the_real_clock_too() -> None:
-    backend = trionfq.ReplayBackend(packets(*range(1, 21), gap_ns=MS), pace="timed")
+    backend = replayed(packets(*range(1, 21), gap_ns=MS), pace="timed")
     started = time.monotonic()
     seen, _statistics = await accept_all(backend)
     assert len(seen) == 20
@@ -656,7 +657,7 @@ async def test_timed_packets_come_by_the_real_clock_too() -> None:
 
 async def test_a_verdict_of_another_task_wakes_the_reader_on_the_real_clock() -> None:
     # The verdict leaves in the flush, when trio has already fixed how long it sleeps.
-    backend = trionfq.ReplayBackend(packets(*range(1, 51)))
+    backend = replayed(packets(*range(1, 51)))
     waiting: list[trionfq.Packet] = []
     wanted = trio.Event()
 
@@ -690,7 +691,7 @@ def concurrent_run(pace: Pace) -> list[tuple[Any, ...]]:
         Record(START + at * 10 * MS, FROM, make_packet(place + 1))
         for place, at in enumerate([0, 0, 0, 1, 1, 2, 2, 2, 2, 5, 5, 30])
     ]
-    backend = trionfq.ReplayBackend(source, pace=pace)
+    backend = replayed(source, pace=pace)
     order: list[int] = []
 
     async def handler(packet: trionfq.Packet) -> None:
@@ -725,7 +726,7 @@ def test_a_concurrent_run_in_lockstep_has_one_result() -> None:
 
 def test_timeouts_between_packets_expire_in_lockstep() -> None:
     source = [Record(START + n * 1000 * MS, FROM, make_packet(n + 1)) for n in range(4)]
-    backend = trionfq.ReplayBackend(source, pace="lockstep")
+    backend = replayed(source, pace="lockstep")
     events: list[tuple[str, float]] = []
 
     async def main() -> None:
@@ -747,7 +748,7 @@ def test_timeouts_between_packets_expire_in_lockstep() -> None:
 
 
 async def test_lockstep_gives_one_packet_whenever_all_tasks_are_blocked() -> None:
-    backend = trionfq.ReplayBackend(packets(1, 2, 3), pace="lockstep")
+    backend = replayed(packets(1, 2, 3), pace="lockstep")
     backend.send_nowait(make_bind())
     backend.receive_nowait(64)
     busy = True
@@ -853,6 +854,62 @@ def test_each_new_layout_is_judged_and_of_the_rest_a_seeded_sample() -> None:
     assert run(2) != first
 
 
+def test_codec_and_schema_must_agree_at_first_sight_and_in_the_sample(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parse, build = schema.parse, schema.build
+
+    def parses_wrongly(datagram: bytes) -> list[Any]:
+        return [each._replace(seq=each.seq + 1) for each in parse(datagram)]
+
+    def builds_wrongly(messages: Sequence[Any]) -> bytes:
+        return build(messages)[:-1] + b"?"
+
+    verdict = make_verdict(7, mark=3)
+    for name, faulty in (("parse", parses_wrongly), ("build", builds_wrongly)):
+        with monkeypatch.context() as patch:
+            patch.setattr(schema, name, faulty)
+            with pytest.raises(trionfq.ConformanceError, match=r"the schema (reads|writes)"):
+                SentCheck("sample", 0).messages(verdict)
+
+        def noticed_at(seed: int, name: str = name, faulty: Any = faulty) -> int:
+            check = SentCheck("sample", seed)
+            check.messages(verdict)
+            with monkeypatch.context() as patch:
+                patch.setattr(schema, name, faulty)
+                for count in range(2048):
+                    try:
+                        assert check.runs(verdict) is not None
+                    except trionfq.ConformanceError:
+                        return count
+            raise AssertionError("no sample was taken")
+
+        places = [noticed_at(seed) for seed in range(8)]
+        assert len(set(places)) > 4
+        assert [noticed_at(seed) for seed in range(8)] == places
+
+
+def test_a_layout_is_judged_when_it_comes_first_in_the_middle_of_known_ones() -> None:
+    backend = trionfq.ReplayBackend(packets(*range(1, 41)), check="sample")
+    backend.send_nowait(make_bind())
+    while backend.receive_nowait(64).datagrams:
+        pass
+    judged = []
+    for datagram in (
+        make_verdict(1),
+        make_verdict(2) + make_verdict(3),
+        make_verdict(4) + make_verdict(5, mark=1) + make_verdict(6),
+        make_verdict(7, mark=2) + make_verdict(8),
+        make_verdict(9, payload=bytes(30)),
+        make_verdict(10, payload=bytes(31)),
+        make_verdict(11, batch=True),
+    ):
+        backend.send_nowait(datagram)
+        judged.append(backend.judged)
+    assert judged == [2, 2, 3, 3, 4, 5, 6], "the BIND, and each layout once"
+    assert len(verdicts(backend.transcript)) == 40
+
+
 def test_check_all_judges_every_message() -> None:
     backend = bound(packets(*range(1, 11)), check="all")
     backend.receive_nowait(64)
@@ -913,7 +970,7 @@ def some_traffic(count: int) -> list[Record]:
 async def test_a_recording_of_a_replay_replays_to_the_same_transcript(
     tmp_path: Path, pace: Pace
 ) -> None:
-    replay = trionfq.ReplayBackend(some_traffic(300), pace=pace, check="all")
+    replay = replayed(some_traffic(300), pace=pace, check="all")
     first = tmp_path / "first.pcapng"
     await run_policy(trionfq.RecordingBackend(replay, first))
     decided = replay.transcript
@@ -922,7 +979,7 @@ async def test_a_recording_of_a_replay_replays_to_the_same_transcript(
     assert None not in {outcome.verdict for outcome in decided}
     with captures.open_capture(first) as capture:
         assert captures.transcript(capture) == decided
-    again = trionfq.ReplayBackend(first, pace=pace, check="all")
+    again = replayed(first, pace=pace, check="all")
     second = tmp_path / "second.pcapng"
     await run_policy(trionfq.RecordingBackend(again, second))
     assert again.transcript == decided
@@ -941,7 +998,7 @@ async def test_a_scripted_run_and_its_replay_decide_alike(tmp_path: Path) -> Non
         for record in some_traffic(100):
             scripted.arrive(record.datagram, keep_id=True)
             policy(await queue.receive(), seen)
-    replay = trionfq.ReplayBackend(path, check="all")
+    replay = replayed(path, check="all")
     seen.clear()
     async with trionfq.open_queue(0, backend=replay) as queue:
         async for packet in queue:
