@@ -1,7 +1,7 @@
 # Each target does all of its own set-up: it needs make and python3 (3.11 or newer), nothing else.
 .POSIX:
 .NOTPARALLEL:
-.PHONY: help demo test lint docs wheel bench clean
+.PHONY: help demo test test-guest lint docs wheel bench clean
 
 bin = .venv/bin
 ARGS =
@@ -9,6 +9,7 @@ ARGS =
 help:
 	@echo 'make demo    a policy decides a recorded capture, then live packets where allowed'
 	@echo 'make test    all tests, with the kernel where this machine allows it; ARGS="-k name"'
+	@echo 'make test-guest   those of them that run on kernel 6.1, in a guest'
 	@echo 'make lint    ruff, mypy, import rules'
 	@echo 'make docs    docs/_build/html'
 	@echo 'make wheel   dist/*.whl, installed elsewhere and tried'
@@ -24,8 +25,12 @@ test:
 	@tools/setup.sh test
 	@tools/with_namespaces.sh --anyway $(bin)/python -m pytest $(ARGS)
 
-lint:
+test-guest:
 	@tools/setup.sh test
+	@tools/with_namespaces.sh --anyway $(bin)/python -m pytest -m guest tests/guest tests/kernel $(ARGS)
+
+lint:
+	@tools/setup.sh dev
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
@@ -37,7 +42,7 @@ docs:
 	@echo 'docs: docs/_build/html/index.html'
 
 wheel:
-	@tools/setup.sh test
+	@tools/setup.sh dev
 	@tools/try_wheel.sh
 
 # Kept apart from .venv: the peers are no dependency of anything else.

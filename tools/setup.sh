@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make this checkout ready to run: tools/setup.sh demo|test|docs
+# Make this checkout ready to run: tools/setup.sh demo|dev|test|docs
 #
 # Needs python3 (3.11 or newer; another one by PYTHON=...) and, for Debian packages, root. Makes
 # .venv, installs the project into it, and does nothing at all where all is as pyproject.toml says.
@@ -8,7 +8,7 @@
 set -eu
 
 cd "$(dirname "$0")/.."
-want=${1:?usage: tools/setup.sh demo|test|docs}
+want=${1:?usage: tools/setup.sh demo|dev|test|docs}
 venv=.venv
 PATH=$PATH:/usr/sbin:/sbin # where Debian keeps iptables, off an ordinary user's PATH
 
@@ -121,16 +121,72 @@ install() { # extra
     echo "$key" >"$stamp"
 }
 
+# --- the guest ------------------------------------------------------------------------------------
+
+guest_packages='qemu-system-x86_64:qemu-system-x86 modprobe:kmod busybox:busybox-static
+    udevadm:udev mke2fs:e2fsprogs'
+
+guest() {
+    "$venv/bin/python" -m tests.guest "$@"
+}
+
+# Whether somebody has allowed what the guest takes: a variable, CI, an answer given before or now.
+may_have_guest() {
+    case ${TRIONFQ_GUEST:-} in
+    1) return 0 ;;
+    0) return 1 ;;
+    esac
+    [ "${CI:-}" != true ] || return 0
+    consent=$(guest where)/consent
+    [ ! -e "$consent" ] || return 0
+    if [ -t 0 ] && [ -t 2 ]; then
+        say "the kernel tests also run on Debian's kernel 6.1, in a guest. That takes qemu and some" \
+            "other Debian packages (300 MB), a kernel (70 MB) in $(guest where), and its modules" \
+            "in /lib/modules, where nothing is overwritten."
+        printf 'set-up: install them? [y/N] ' >&2
+        read -r answer || answer=
+        case $answer in
+        y | Y | yes)
+            mkdir -p "$(guest where)" && : >"$consent"
+            return 0
+            ;;
+        esac
+    fi
+    say "tests on kernel 6.1 are left out: TRIONFQ_GUEST=1 (as root) installs qemu, a kernel in" \
+        "$(guest where) and its modules in /lib/modules; TRIONFQ_GUEST=0 says no for good"
+    return 1
+}
+
+# What is there is used; the registry is asked for a newer build once a day, in CI each time.
+need_guest() {
+    [ "${TRIONFQ_GUEST:-}" != 0 ] || return 0
+    [ "${CI:-}" = true ] || ! guest check --fresh || return 0
+    if ! may_have_guest; then
+        return 0
+    fi
+    # shellcheck disable=SC2086
+    need $guest_packages
+    if may_apt; then
+        # Without a network the lists are as they are, and a kernel in the cache does.
+        apt-get -q update </dev/null >/dev/null 2>&1 || :
+    fi
+    guest prepare >&2 || say "tests on kernel 6.1 are left out, for that reason"
+}
+
 case $want in
 demo)
     install ''
     need iptables:iptables ip:iproute2
+    ;;
+dev) # for what looks at files only
+    install dev
     ;;
 test)
     install dev
     # The kernel's headers are what the schema's numbers are compared with.
     need iptables:iptables ip:iproute2 ping:iputils-ping nft:nftables tshark:tshark \
         /usr/include/linux/netfilter/nfnetlink_queue.h:linux-libc-dev
+    need_guest
     ;;
 docs)
     install docs

@@ -1,4 +1,8 @@
-"""By hand: tools/guest run PYTEST-ARGUMENTS... | exec COMMAND... | prepare."""
+"""By hand: tools/guest run PYTEST-ARGUMENTS... | exec COMMAND... | prepare | check | where.
+
+``check`` tells by its exit code whether all that a guest needs is there, and with ``--fresh``
+whether the registry was asked for a newer kernel today; ``where`` prints the cache folder.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ import sys
 import threading
 import time
 
-from .image import GuestError, prepare
-from .machine import Guest, pytest_command, pytest_environment
+from .image import GuestError, cache, looked_today, prepare, ready
+from .machine import Guest, pytest_command, pytest_environment, why_not
 
 
 def _relay(pipe: int) -> None:
@@ -22,14 +26,19 @@ def _relay(pipe: int) -> None:
 def main() -> int:
     """Do what the arguments say."""
     do, *rest = sys.argv[1:] or ["help"]
-    if do not in ("run", "exec", "prepare"):
+    if do == "where":
+        print(cache())
+        return 0
+    if do == "check":
+        return 0 if why_not() is None and ready() and (not rest or looked_today()) else 1
+    if do == "prepare":
+        print(f"guest: kernel {prepare().release} is ready")
+        return 0
+    if do not in ("run", "exec"):
         print(__doc__, file=sys.stderr)
         return 2
     start = time.monotonic()
-    kernel = prepare()
-    if do == "prepare":
-        print(f"guest: {kernel.release} is ready")
-        return 0
+    kernel = ready() or prepare()
     command = pytest_command(rest or ["tests/kernel"]) if do == "run" else rest
     read, write = os.pipe()
     with Guest(kernel, command, pytest_environment(), write) as guest:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from .left_out import LEFT_OUT
+
 _NETLINK_NETFILTER = 12
 _NLMSGHDR_BYTES = 16
 
@@ -29,7 +31,7 @@ MODULES = (
     *("xt_conntrack", "xt_CT", "xt_connlabel", "xt_nat", "xt_SECMARK", "xt_CONNSECMARK"),
     *(
         "xt_multiport",
-        "xt_SYNPROXY",
+        "ipt_SYNPROXY",
         "nf_conntrack_ftp",
         "nf_nat_ftp",
         "iptable_raw",
@@ -83,12 +85,14 @@ FEATURES: dict[str, Callable[[], bool]] = {
         "nft add chain inet t c",
         "nft add rule inet t c queue num 0",
     ),
+    "iptables-legacy": lambda: _runs("iptables-legacy -A OUTPUT -j NFQUEUE --queue-num 0"),
     "nlmon": lambda: _runs("ip link add nlmon0 type nlmon"),
     "netem": lambda: _runs("tc qdisc add dev lo root netem delay 1ms"),
     "vrf": lambda: _runs("ip link add red type vrf table 10"),
     "sctp": _sctp,
     "bridge": lambda: _runs("ip link add br type bridge"),
     "vlan": lambda: _runs("ip link add link lo name lo.7 type vlan id 7"),
+    "guest": lambda: IN_GUEST,
     "queue-module": lambda: Path(
         "/lib/modules", platform.release(), "kernel/net/netfilter/nfnetlink_queue.ko"
     ).exists(),
@@ -115,7 +119,9 @@ def lacking(item: pytest.Item) -> list[str]:
 def why_not_in_guest(item: pytest.Item) -> str | None:
     """The reason for which a test is kept out of the guest, None where it runs there."""
     mark = item.get_closest_marker("not_in_guest")
-    if mark is None:
-        return None
-    (reason,) = mark.args
-    return str(reason)
+    if mark is not None:
+        (reason,) = mark.args
+        return str(reason)
+    file = item.path.name
+    function = getattr(item, "originalname", item.name)
+    return LEFT_OUT.get(f"{file}::{function}") or LEFT_OUT.get(file)

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,12 @@ def ready() -> Kernel | None:
     return Kernel(release, cache() / f"vmlinuz-{release}")
 
 
+def looked_today() -> bool:
+    """Whether `prepare` has looked for a newer build within a day."""
+    stamp = cache() / "looked"
+    return stamp.exists() and time.time() - stamp.stat().st_mtime < 86400
+
+
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Lets one process at a time work in the cache."""
@@ -147,28 +154,41 @@ def _install_modules(release: str, source: Path) -> None:
 
 
 def prepare() -> Kernel:
-    """Have the newest listed build ready, or where none can be listed the cached one.
+    """Have the newest listed build ready; where it cannot be had, the one that is ready.
 
     Raises:
       GuestError: that did not work; what was there before is as it was.
     """
-    release = listed()
     with _alone():
-        newest = max(filter(None, (release, cached())), key=_number, default=None)
+        release, old = listed(), cached()
+        newest = max(filter(None, (release, old)), key=_number, default=None)
         if newest is None:
             raise GuestError(
                 f"no package linux-image-{SERIES}.0-N-amd64-unsigned is listed; apt-get update?"
             )
-        kernel = Kernel(newest, cache() / f"vmlinuz-{newest}")
-        if kernel == ready():
-            return kernel
-        package = _download(f"linux-image-{newest}-unsigned")
-        unpacked = cache() / f"unpacked-{os.getpid()}"
         try:
-            _apt("dpkg", "-x", str(package), str(unpacked))
-            _install_modules(newest, unpacked / "lib" / "modules" / newest)
-            shutil.move(unpacked / "boot" / f"vmlinuz-{newest}", kernel.image)
-        finally:
-            shutil.rmtree(unpacked, ignore_errors=True)
-            shutil.rmtree(package.parent, ignore_errors=True)
+            kernel = _have(newest)
+        except GuestError:
+            if (kept := ready()) is None:
+                raise
+            return kept
+        if release is not None:
+            (cache() / "looked").touch()
+    return kernel
+
+
+def _have(release: str) -> Kernel:
+    """The kernel of a release, after what is to be done for it."""
+    kernel = Kernel(release, cache() / f"vmlinuz-{release}")
+    if kernel == ready():
+        return kernel
+    package = _download(f"linux-image-{release}-unsigned")
+    unpacked = cache() / f"unpacked-{os.getpid()}"
+    try:
+        _apt("dpkg", "-x", str(package), str(unpacked))
+        _install_modules(release, unpacked / "lib" / "modules" / release)
+        shutil.move(unpacked / "boot" / f"vmlinuz-{release}", kernel.image)
+    finally:
+        shutil.rmtree(unpacked, ignore_errors=True)
+        shutil.rmtree(package.parent, ignore_errors=True)
     return kernel

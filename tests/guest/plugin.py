@@ -172,8 +172,10 @@ class Selection:
         elif run is not None:
             terminalreporter.line(
                 f"{run.kernel.release}: first test after {run.boot_s:.0f} s, "
-                f"all over after {run.whole_s:.0f} s"
+                f"all over after {run.whole_s:.0f} s; the slowest:"
             )
+            for seconds, test in run.slowest(config.option.durations or 5):
+                terminalreporter.line(f"  {seconds:.1f} s {test}")
 
 
 def register(config: pytest.Config) -> None:

@@ -167,6 +167,11 @@ class GuestRun:
             text = f"{when}{at}: {self._end}\n{errors}\nIts console ({self.log}) at last:\n{tail}"
             return Result("failed", text)
 
+    def slowest(self, count: int) -> list[tuple[float, str]]:
+        """The tests that took the most, in seconds of the guest's clock."""
+        found = sorted(((r.seconds, test) for test, r in self._results.items()), reverse=True)
+        return found[:count]
+
     def wait(self) -> None:
         """Until the guest has ended by itself, for some seconds at the most."""
         with self._changed:
