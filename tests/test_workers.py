@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 import trionfq
 from trionfq import Verdict, WorkerDiedError, WorkersStatistics
@@ -120,6 +121,23 @@ async def test_statistics_come_from_every_worker_and_in_sum() -> None:
     assert seen.deaths == {0: 0, 1: 0}
     after = await workers.statistics()
     assert after.queues == {}, "no queue is open any more"
+
+
+@patient
+async def test_a_worker_that_dies_before_it_answers_is_left_out() -> None:
+    async with (
+        open_workers(targets.stuck, queues=[0], grace_s=0, backend=targets.demo) as workers,
+        trio.open_nursery() as nursery,
+    ):
+        pid = workers.pids[0]
+
+        @nursery.start_soon
+        async def ask() -> None:
+            assert (await workers.statistics()).queues == {}
+            assert 0 not in workers.pids or workers.pids[0] != pid
+
+        await wait_all_tasks_blocked()
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_the_sum_has_every_field() -> None:
