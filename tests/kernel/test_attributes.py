@@ -232,6 +232,7 @@ def net_cls(ns: Namespace, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.needs_kernel("classid")
 async def test_cgroup_classid_is_the_senders(ns: Namespace, net_cls: Path) -> None:
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
