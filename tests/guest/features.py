@@ -93,14 +93,12 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "bridge": lambda: _runs("ip link add br type bridge"),
     "vlan": lambda: _runs("ip link add link lo name lo.7 type vlan id 7"),
     "guest": lambda: IN_GUEST,
-    "classid": lambda: tuple(map(int, platform.release().split(".")[:2])) >= (6, 4),
     "queue-module": lambda: Path(
         "/lib/modules", platform.release(), "kernel/net/netfilter/nfnetlink_queue.ko"
     ).exists(),
 }
 """By the name that ``needs_kernel`` is given: whether this kernel has it. Each asks the kernel, but
-for ``queue-module``: nfnetlink_queue is a module, so it can be missing; and for ``classid``, the
-release that has NFQA_CGROUP_CLASSID."""
+for ``queue-module``: nfnetlink_queue is a module, so it can be missing."""
 
 
 @functools.cache

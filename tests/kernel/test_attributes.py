@@ -232,7 +232,7 @@ def net_cls(ns: Namespace, tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.needs_kernel("classid")
+@pytest.mark.not_in_guest("NFQA_CGROUP_CLASSID is since 6.4")
 async def test_cgroup_classid_is_the_senders(ns: Namespace, net_cls: Path) -> None:
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
