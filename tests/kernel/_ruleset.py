@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
+import pytest
+
+from trionfq.rules import queueing
+from trionfq.rules._claim import new_claim
+from trionfq.rules._iptables import IptablesRules
+from trionfq.rules._nft import NftRules
+from trionfq.rules._place import Place
 from trionfq.rules._programs import find
+from trionfq.rules._way import Way
 
 from ._namespace import Namespace
+
+_HERE = pytest.mark.not_in_guest("rules of iptables are shown on this machine's own kernel")
+BEST = (
+    pytest.param("nft", marks=pytest.mark.needs_kernel("nft-queue")),
+    pytest.param("iptables-nft", marks=_HERE),
+)
+INSTALLERS = (
+    *BEST,
+    pytest.param("iptables-legacy", marks=[_HERE, pytest.mark.needs_kernel("iptables-legacy")]),
+)
+"""Programs that install a queueing rule, each where the kernel lets it."""
 
 SAVERS = tuple(f"{ip}tables-{kind}-save" for ip in ("ip", "ip6") for kind in ("nft", "legacy"))
 _QUEUE_BY_NFT = """
@@ -20,17 +40,36 @@ add rule inet probe one queue num 9 bypass
 def installers() -> tuple[str, ...]:
     """The programs that can install a queueing rule on this kernel, found out in a namespace."""
     found = []
+    with Namespace("installers") as ns:
+        if ns.run(["nft", "-f", "-"], stdin=_QUEUE_BY_NFT, check=False).returncode == 0:
+            found.append("nft")
+        for name in ("iptables-nft", "iptables-legacy"):
+            rule = [name, "-w", "-A", "OUTPUT", "-j", "NFQUEUE", "--queue-num", "9"]
+            if ns.run(rule, check=False).returncode == 0:
+                found.append(name)
+    return tuple(found)
+
+
+def leave_behind(ns: Namespace, by: str, number: int = 0, **options: Any) -> str:
+    """Install a rule of OUTPUT as a program that is killed then: nobody removes it.
+
+    Gives its comment.
+    """
+    spec = queueing(number, "OUTPUT", **options)._spec
+    place = Place(ns.name)
     try:
-        with Namespace("installers") as ns:
-            if ns.run(["nft", "-f", "-"], stdin=_QUEUE_BY_NFT, check=False).returncode == 0:
-                found.append("nft")
-            for name in ("iptables-nft", "iptables-legacy"):
-                rule = [name, "-w", "-A", "OUTPUT", "-j", "NFQUEUE", "--queue-num", "9"]
-                if ns.run(rule, check=False).returncode == 0:
-                    found.append(name)
-    except (OSError, PermissionError):
-        pass  # the fixture `kernel` says why nothing here can run
-    return tuple(found) or ("iptables",)
+        claim = new_claim(place, spec.key)
+        way: Way
+        if by == "nft":
+            way = NftRules(spec, claim, timeout_s=20)
+        else:
+            way = IptablesRules(spec, claim, by, timeout_s=20)
+        place.call(way.install)
+        # As the kernel does when the last process that has the socket ends.
+        claim.release()
+    finally:
+        place.close()
+    return claim.comment
 
 
 def rules_of(ns: Namespace) -> list[str]:

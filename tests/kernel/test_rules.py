@@ -19,7 +19,15 @@ from trionfq import ModuleMissingError, Packet, Queue, Verdict, open_queue
 from trionfq.rules import Match, ProgramMissingError, RuleError, _programs, queueing
 
 from ._live import LOSE_PRIVILEGE, PORT, Udp, end_of, line_of, program, take
-from ._ruleset import installers, ours, rules_of, tables_of_ours
+from ._ruleset import (
+    BEST,
+    INSTALLERS,
+    installers,
+    leave_behind,
+    ours,
+    rules_of,
+    tables_of_ours,
+)
 from .harness import (
     Namespace,
     Pair,
@@ -36,12 +44,10 @@ PING = Match(protocol="icmp")
 SLOW_PROGRAM = pytest.mark.not_in_guest("it starts a Python program; others of its kind run there")
 
 
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "by" in metafunc.fixturenames:
-        metafunc.parametrize("by", installers())
-    if "best" in metafunc.fixturenames:
-        # Tests that start a program of their own, which takes its time.
-        metafunc.parametrize("best", installers()[:1])
+SAME_HERE = pytest.mark.not_in_guest("what it shows does not differ between kernels")
+by_each = pytest.mark.parametrize("by", INSTALLERS)
+by_best = pytest.mark.parametrize("by", BEST)
+"""For what starts a program of its own, which takes its time."""
 
 
 @asynccontextmanager
@@ -62,6 +68,7 @@ async def answered(queue: Queue, seen: list[Packet] | None = None) -> AsyncItera
 # --- what is installed ----------------------------------------------------------------------------
 
 
+@by_each
 async def test_both_families_are_queued_inside_the_block_and_neither_outside(
     ns: Namespace, by: str
 ) -> None:
@@ -95,6 +102,7 @@ async def test_nft_is_taken_where_the_kernel_has_its_queue_statement(ns: Namespa
             await queueing(0, "INPUT", program="nft", namespace=ns.name).__aenter__()
 
 
+@by_each
 async def test_the_rule_stands_at_the_top(ns: Namespace, by: str) -> None:
     """D06: behind an ACCEPT a rule would see nothing."""
     for table in ("filter", "mangle"):
@@ -110,6 +118,7 @@ async def test_the_rule_stands_at_the_top(ns: Namespace, by: str) -> None:
             assert len(seen) == 2
 
 
+@by_each
 async def test_at_the_bottom_an_earlier_accept_takes_the_packets(ns: Namespace, by: str) -> None:
     """But not from nft: acceptance in one of its chains is none in another."""
     async with (
@@ -127,6 +136,7 @@ async def test_at_the_bottom_an_earlier_accept_takes_the_packets(ns: Namespace, 
         assert await queueing_rule.packets() == (4 if by == "nft" else 2)
 
 
+@by_each
 async def test_bypass_is_a_choice(ns: Namespace, by: str) -> None:
     for bypass in (False, True):
         async with queueing(
@@ -136,6 +146,7 @@ async def test_bypass_is_a_choice(ns: Namespace, by: str) -> None:
             assert await queueing_rule.packets() == 1 + bypass
 
 
+@by_each
 async def test_flows_are_balanced_over_a_range(ns: Namespace, by: str) -> None:
     """By their addresses (nfqueue_hash), so that all of two hosts' packets come to one queue."""
     destination = ns.udp("127.0.0.1", PORT)
@@ -170,6 +181,7 @@ async def test_flows_are_balanced_over_a_range(ns: Namespace, by: str) -> None:
     assert sum(len(set(hosts)) for hosts in per_queue.values()) == 64
 
 
+@by_each
 async def test_with_fanout_the_processor_chooses_the_queue(
     ns: Namespace, by: str, one_cpu: None
 ) -> None:
@@ -196,6 +208,7 @@ async def test_with_fanout_the_processor_chooses_the_queue(
         assert sorted(row.queue_total for row in ns.queue_rows()) == [0, 0, 0, 16]
 
 
+@by_each
 async def test_an_excluded_mark_is_left_alone(ns: Namespace, by: str) -> None:
     """D14: a packet that is repeated with the mark is seen once."""
     seen: list[int] = []
@@ -212,6 +225,7 @@ async def test_an_excluded_mark_is_left_alone(ns: Namespace, by: str) -> None:
         assert queue.statistics().packets_received == 1
 
 
+@by_each
 async def test_a_match_says_which_packets(pair: Pair, by: str) -> None:
     """Ports, ranges, networks, interfaces, both ways; what fits no member is left alone."""
     match = Match(
@@ -258,6 +272,7 @@ async def test_a_match_says_which_packets(pair: Pair, by: str) -> None:
         assert await queueing_rule.packets() == 1
 
 
+@by_each
 async def test_further_matches_stand_in_the_programs_own_words(ns: Namespace, by: str) -> None:
     match = Match(protocol="udp", iptables="-m udp --sport 7777", nft="udp sport 7777")
     udp = Udp(ns)
@@ -270,6 +285,7 @@ async def test_further_matches_stand_in_the_programs_own_words(ns: Namespace, by
             assert await queueing_rule.packets() == 1
 
 
+@by_each
 async def test_several_chains_are_one_rule_with_one_end(ns: Namespace, by: str) -> None:
     chains = ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING")
     async with queueing(
@@ -282,6 +298,7 @@ async def test_several_chains_are_one_rule_with_one_end(ns: Namespace, by: str) 
     assert ours(ns) == []
 
 
+@by_each
 async def test_a_mark_is_seen_behind_the_rule_as_the_documentation_says(
     ns: Namespace, by: str
 ) -> None:
@@ -305,7 +322,16 @@ async def test_a_mark_is_seen_behind_the_rule_as_the_documentation_says(
 # --- every exit -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", ["end", "exception", "cancellation", "deadline"])
+@by_each
+@pytest.mark.parametrize(
+    "how",
+    [
+        "exception",
+        "cancellation",
+        pytest.param("end", marks=SAME_HERE),
+        pytest.param("deadline", marks=SAME_HERE),
+    ],
+)
 async def test_the_rule_is_gone_after_every_exit(ns: Namespace, by: str, how: str) -> None:
     foreign = [rule(ns, "OUTPUT", "-p tcp", table=table) for table in ("filter", "mangle")]
     before = rules_of(ns)
@@ -333,6 +359,7 @@ async def test_the_rule_is_gone_after_every_exit(ns: Namespace, by: str, how: st
     assert len(foreign) == 2
 
 
+@by_each
 async def test_a_cancellation_at_any_time_leaves_no_rule(ns: Namespace, by: str) -> None:
     for step in range(6):
         with trio.move_on_after(0.015 * step):
@@ -342,6 +369,7 @@ async def test_a_cancellation_at_any_time_leaves_no_rule(ns: Namespace, by: str)
     assert tables_of_ours(ns) == []
 
 
+@by_each
 async def test_a_rule_that_somebody_has_removed_is_no_error(ns: Namespace, by: str) -> None:
     async with queueing(0, "OUTPUT", bypass=True, program=by, namespace=ns.name):
         if by == "nft":
@@ -353,6 +381,7 @@ async def test_a_rule_that_somebody_has_removed_is_no_error(ns: Namespace, by: s
     assert ours(ns) == []
 
 
+@by_each
 async def test_rules_may_be_nested_and_each_end_removes_its_own(ns: Namespace, by: str) -> None:
     async with queueing(0, "OUTPUT", bypass=True, program=by, namespace=ns.name):
         async with queueing(0, "INPUT", bypass=True, program=by, namespace=ns.name):
@@ -402,6 +431,7 @@ print("over", flush=True)
 """
 
 
+@by_best
 @pytest.mark.parametrize(
     "name",
     [
@@ -411,11 +441,11 @@ print("over", flush=True)
     ],
 )
 async def test_a_signal_that_ends_the_program_ends_the_rule(
-    ns: Namespace, best: str, name: str
+    ns: Namespace, by: str, name: str
 ) -> None:
     """D08: in order, all rules, and the process ends by that very signal."""
     number = signal.Signals[name]
-    with program(ns, PROGRAM, best) as child:
+    with program(ns, PROGRAM, by) as child:
         assert await line_of(child) == "ready"
         assert len(ours(ns)) == 4
         assert (await aping(ns, "127.0.0.1")).received == 1
@@ -428,13 +458,14 @@ async def test_a_signal_that_ends_the_program_ends_the_rule(
     assert (await aping(ns, "127.0.0.1")).received == 1
 
 
+@by_best
 @SLOW_PROGRAM
-async def test_a_program_with_a_handler_of_its_own_keeps_it(ns: Namespace, best: str) -> None:
+async def test_a_program_with_a_handler_of_its_own_keeps_it(ns: Namespace, by: str) -> None:
     text = PROGRAM.replace(
         "async def main():",
         "signal.signal(signal.SIGTERM, lambda *_: print('handled', flush=True))\nasync def main():",
     )
-    with program(ns, text, best) as child:
+    with program(ns, text, by) as child:
         assert await line_of(child) == "ready"
         child.send_signal(signal.SIGTERM)
         assert await line_of(child) == "handled"
@@ -444,16 +475,17 @@ async def test_a_program_with_a_handler_of_its_own_keeps_it(ns: Namespace, best:
     assert ours(ns) == []
 
 
+@by_best
 @pytest.mark.parametrize("bypass", [True, pytest.param(False, marks=SLOW_PROGRAM)])
 async def test_what_a_killed_program_left_is_not_doubled_by_the_next(
-    ns: Namespace, best: str, bypass: bool
+    ns: Namespace, by: str, bypass: bool
 ) -> None:
     """D08: kill -9, and ping works only with bypass; start, and there is one; stop, and none."""
     foreign = rule(ns, "OUTPUT", "-p tcp", table="mangle")
     before = rules_of(ns)
     options = ["bypass"] * bypass
     for _ in range(2):
-        with program(ns, PROGRAM, best, *options) as child:
+        with program(ns, PROGRAM, by, *options) as child:
             assert await line_of(child) == "ready"
             assert len(ours(ns)) == 4
             child.kill()
@@ -461,47 +493,45 @@ async def test_what_a_killed_program_left_is_not_doubled_by_the_next(
         await wait_for_no_queue_row(ns, 0)
         assert len(ours(ns)) == 4
         assert (await aping(ns, "127.0.0.1", timeout_s=0.05)).received == bypass
-    with program(ns, PROGRAM, best, *options, "leave") as child:
+    with program(ns, PROGRAM, by, *options, "leave") as child:
         assert await line_of(child) == "ready"
+        assert await line_of(child) == "unwound"
         code, output, errors = await end_of(child)
-    assert (code, output, errors) == (0, "unwound\n", "")
+    assert (code, output, errors) == (0, "", "")
     assert rules_of(ns) == before
     assert tables_of_ours(ns) == []
     assert foreign.packets == 0
 
 
-@SLOW_PROGRAM
-async def test_another_key_leaves_alone_what_was_left_behind(ns: Namespace, best: str) -> None:
-    with program(ns, PROGRAM, best) as child:
-        assert await line_of(child) == "ready"
-        child.kill()
-        await end_of(child)
+@by_each
+async def test_another_key_leaves_alone_what_was_left_behind(ns: Namespace, by: str) -> None:
+    leave_behind(ns, by)
+    left = ours(ns)
     async with queueing(
-        0, "OUTPUT", bypass=True, key="other", program=best, namespace=ns.name
+        0, "OUTPUT", bypass=True, key="other", program=by, namespace=ns.name
     ) as queueing_rule:
-        assert len(ours(ns)) == 6
+        assert len(ours(ns)) == 4
         assert queueing_rule.comment.startswith("trionfq:other:")
-    assert len(ours(ns)) == 4
+    assert ours(ns) == left
 
 
 async def test_what_another_program_left_behind_is_removed_by_whichever_comes_next(
     ns: Namespace,
 ) -> None:
-    """Also where the other one was killed with a rule of another back end."""
-    for by in installers()[:2]:
-        with program(ns, PROGRAM, by) as child:
-            assert await line_of(child) == "ready"
-            assert len(ours(ns)) == 4
-            assert len({line.split()[0].replace("ip6", "ip") for line in ours(ns)}) == 1
-            child.kill()
-            await end_of(child)
+    """Also where it had installed the rule by another program, and more than once."""
+    for by in (*installers(), *installers()):
+        leave_behind(ns, by)
+    assert len({line.split()[0].replace("ip6", "ip") for line in ours(ns)}) == len(installers())
+    assert len(ours(ns)) == 4 * len(installers())
     async with queueing(0, "OUTPUT", bypass=True, namespace=ns.name):
         assert len(ours(ns)) == 2
     assert ours(ns) == []
+    assert tables_of_ours(ns) == []
 
 
-async def test_a_guard_removes_the_rule_of_a_killed_program(ns: Namespace, best: str) -> None:
-    with program(ns, PROGRAM, best, "guard") as child:
+@by_best
+async def test_a_guard_removes_the_rule_of_a_killed_program(ns: Namespace, by: str) -> None:
+    with program(ns, PROGRAM, by, "guard") as child:
         assert await line_of(child) == "ready"
         child.kill()
         await end_of(child)
@@ -510,6 +540,8 @@ async def test_a_guard_removes_the_rule_of_a_killed_program(ns: Namespace, best:
     assert (await aping(ns, "127.0.0.1")).received == 1
 
 
+@by_each
+@SAME_HERE
 async def test_a_guard_is_dismissed_when_the_rule_is_gone(ns: Namespace, by: str) -> None:
     manager = queueing(0, "OUTPUT", bypass=True, guard=True, program=by, namespace=ns.name)
     async with manager:
@@ -521,21 +553,22 @@ async def test_a_guard_is_dismissed_when_the_rule_is_gone(ns: Namespace, by: str
     assert ours(ns) == []
 
 
+@by_best
 @SLOW_PROGRAM
-async def test_a_block_that_nobody_leaves_ends_with_the_interpreter(
-    ns: Namespace, best: str
-) -> None:
+async def test_a_block_that_nobody_leaves_ends_with_the_interpreter(ns: Namespace, by: str) -> None:
     """As after a Ctrl-C between entering and the first line of the block."""
-    with program(ns, PROGRAM, best, "without-leaving") as child:
+    with program(ns, PROGRAM, by, "without-leaving") as child:
         assert await line_of(child) == "ready"
+        assert await line_of(child) == "over"
         code, output, errors = await end_of(child)
-    assert (code, output, errors) == (0, "over\n", "")
+    assert (code, output, errors) == (0, "", "")
     assert ours(ns) == []
 
 
 # --- packets that wait meanwhile ------------------------------------------------------------------
 
 
+@by_each
 async def test_packets_that_wait_elsewhere_survive_installing_and_removing(
     ns: Namespace, by: str
 ) -> None:
@@ -559,6 +592,7 @@ async def test_packets_that_wait_elsewhere_survive_installing_and_removing(
         await eventually("no table of ours", lambda: not tables_of_ours(ns), timeout_s=10)
 
 
+@by_each
 async def test_a_queue_outside_the_rule_answers_its_last_packets(ns: Namespace, by: str) -> None:
     """The recommended order: no bypass, and nothing is lost on starting and stopping."""
     udp = Udp(ns)
@@ -571,6 +605,7 @@ async def test_a_queue_outside_the_rule_answers_its_last_packets(ns: Namespace, 
     assert await udp.receive(1) == [b"undecided"]
 
 
+@by_each
 async def test_what_a_rebuilt_table_of_somebody_drops_is_counted(ns: Namespace, by: str) -> None:
     """D19: deleting any hooked table flushes the queues; the loop lives on, without exception."""
     udp = Udp(ns)
@@ -594,6 +629,7 @@ async def test_what_a_rebuilt_table_of_somebody_drops_is_counted(ns: Namespace, 
 # --- what goes wrong ------------------------------------------------------------------------------
 
 
+@SAME_HERE
 async def test_a_missing_program_is_named_with_its_package(
     ns: Namespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -632,14 +668,14 @@ async def test_a_missing_privilege_is_said(ns: Namespace) -> None:
     assert ours(ns) == []
 
 
+@SAME_HERE
+@pytest.mark.needs_kernel("iptables-legacy")
 async def test_a_lock_that_stays_held_is_said(
     ns: Namespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """iptables-legacy waits for it; iptables-nft has none."""
     from trionfq.rules import _iptables
 
-    if "iptables-legacy" not in installers():
-        return
     monkeypatch.setattr(_iptables, "LOCK_WAIT_S", 1)
     lock = os.open("/run/xtables.lock", os.O_RDWR | os.O_CREAT)
     try:
@@ -651,6 +687,7 @@ async def test_a_lock_that_stays_held_is_said(
     assert ours(ns) == []
 
 
+@by_each
 async def test_a_family_that_fails_takes_the_other_one_with_it(ns: Namespace, by: str) -> None:
     """A match that IPv6 does not have: nothing stays of IPv4's rule either."""
     match = Match(iptables="-m ttl --ttl-eq 5", nft="ip nosuchfield 5")
@@ -660,6 +697,7 @@ async def test_a_family_that_fails_takes_the_other_one_with_it(ns: Namespace, by
     assert tables_of_ours(ns) == []
 
 
+@SAME_HERE
 async def test_it_cannot_be_entered_twice(ns: Namespace) -> None:
     manager = queueing(0, "OUTPUT", bypass=True, namespace=ns.name)
     async with manager:
