@@ -105,8 +105,9 @@ async def test_nft_is_taken_where_the_kernel_has_its_queue_statement(ns: Namespa
 @by_each
 async def test_the_rule_stands_at_the_top(ns: Namespace, by: str) -> None:
     """D06: behind an ACCEPT a rule would see nothing."""
+    others = "iptables" if by == "nft" else by
     for table in ("filter", "mangle"):
-        rule(ns, "OUTPUT", "-j ACCEPT", table=table)
+        ns.run([others, "-w", "-t", table, "-A", "OUTPUT", "-j", "ACCEPT"])
     for table in ("filter", "mangle"):
         seen: list[Packet] = []
         async with (

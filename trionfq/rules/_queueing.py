@@ -71,7 +71,7 @@ def queueing(
 
     Args:
       number: queue number.
-      chain: one or several of PREROUTING, INPUT, FORWARD, OUTPUT and POSTROUTING, or members of `Hook`.
+      chain: one or several of PREROUTING, INPUT, FORWARD, OUTPUT and POSTROUTING, or of `Hook`.
       balance: first and last of several queue numbers, instead of `number`; flows are spread.
       match: which packets, one `Match` or alternatives; None for all.
       families: ``"ip"``, ``"ip6"`` or both. IPv6 is left out where the kernel has none.
