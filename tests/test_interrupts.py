@@ -343,7 +343,6 @@ READS = {
     "batches": (iterate_batch, [Batches.__anext__, Queue.next_batch]),
 }
 BELOW = [
-    Queue._fill,
     Link.wait_for_packets,
     Link.drain,
     Link.take,
@@ -464,7 +463,7 @@ def test_an_interrupt_never_tears_a_flush():
             await queue.receive()
 
     assert quiet_sweep(wait, lambda *_: None, prepare=decide_in_many_ways) > 50
-    bare = [Queue.receive, Queue._next, Queue.advance, Queue._fill]
+    bare = [Queue.receive, Queue._next, Queue.advance]
     bare += [Link.wait_for_packets, Link.flush, QueueProtocol.flush]
     with unprotected(*bare), pytest.raises(TornError, match="answered 0 times"):
         quiet_sweep(wait, lambda *_: None, prepare=decide_in_many_ways)

@@ -20,7 +20,7 @@ from trionfq._errors import (
     QueueBusyError,
 )
 from trionfq._kernel_model import Effect, KernelModel
-from trionfq._link import READ_AHEAD
+from trionfq._link import READ_AHEAD, Link
 from trionfq._open import open_queue
 from trionfq._packet import Packet
 from trionfq._verdict import Verdict
@@ -774,8 +774,19 @@ async def test_of_many_consumers_one_reads_and_each_packet_goes_to_one(backend):
         nursery.cancel_scope.cancel()
 
 
-async def test_what_waits_is_read_before_the_checkpoint_and_given_out_after_it(backend):
+async def test_what_waits_is_read_before_the_checkpoint_and_given_out_after_it(
+    backend, monkeypatch
+):
     order = []
+    checkpoint = Link._yield
+
+    async def watched(link):
+        assert (len(link.ahead), order) == (8, [])
+        await checkpoint(link)
+        # The other has come meanwhile, and waits.
+        assert (len(link.ahead), order) == (8, [])
+
+    monkeypatch.setattr(Link, "_yield", watched)
     async with open_queue(0, backend=backend) as queue, trio.open_nursery() as nursery:
 
         async def consume(name):
@@ -785,10 +796,6 @@ async def test_what_waits_is_read_before_the_checkpoint_and_given_out_after_it(b
         arrive(backend, 8)
         nursery.start_soon(consume, "first")
         nursery.start_soon(consume, "second")
-        await trio.lowlevel.checkpoint()
-        # Read by one of them, which yields, and for which the other waits.
-        assert len(queue._ahead) == 8
-        assert order == []
         await trio.testing.wait_all_tasks_blocked()
         assert sorted(order) == ["first", "second"]
         assert len(queue._ahead) == 6

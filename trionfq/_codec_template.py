@@ -64,6 +64,7 @@ class Template:
         self._len, self._seq = (_Slot(header.offsets[n], header.leaf(n)) for n in ("len", "seq"))
         start = header.size + kind.body.header.size
         self._id = _field_slot(kind.body, start, sample, field)
+        self._put_seq, self._put_id = self._seq.pack_into, self._id.pack_into
         self._start = start
         self._code: _Slot | None = None
         self._sample = sample
@@ -77,15 +78,13 @@ class Template:
         Raises:
           LocalProtocolError: one of them is no u32.
         """
-        return bytes(self._filled(bytearray(self._sample), seq, packet_id))
-
-    def _filled(self, message: bytearray, seq: int, packet_id: int) -> bytearray:
+        message = bytearray(self._sample)
         try:
-            self._seq.pack_into(message, self._seq.at, seq)
-            self._id.pack_into(message, self._id.at, packet_id)
+            self._put_seq(message, self._seq.at, seq)
+            self._put_id(message, self._id.at, packet_id)
         except error as problem:
             raise LocalProtocolError(f"sequence number or packet id: {problem}") from None
-        return message
+        return bytes(message)
 
     def pack_payload(self, seq: int, packet_id: int, payload: bytes) -> bytes:
         """The message with NFQA_PAYLOAD besides, as its last attribute.
@@ -96,14 +95,14 @@ class Template:
         """
         attributes = self._body.attributes
         number = self._body.operation.attributes.by_name["payload"].number
-        message = self._filled(bytearray(self._padded), seq, packet_id)
+        message = self.pack(seq, packet_id) + bytes(self._tail)
         try:
             header = attributes.head(number, len(payload))
         except error:
             raise LocalProtocolError(f"payload: {len(payload)} bytes are too many") from None
-        whole = (message, header, payload, attributes.tail(number, len(payload)))
-        self._len.pack_into(message, self._len.at, sum(map(len, whole)))
-        return b"".join(whole)
+        whole = bytearray().join((message, header, payload, attributes.tail(number, len(payload))))
+        self._len.pack_into(whole, self._len.at, len(whole))
+        return bytes(whole)
 
     def pack_many(self, ids: Sequence[int], codes: Sequence[int] | None = None) -> bytes:
         """One message for each id, whose sequence number is the id as well, in one datagram.

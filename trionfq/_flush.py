@@ -19,9 +19,6 @@ class Flushable(Protocol):
     def before_io_wait(self) -> None:
         """Send what waits; never raises, never reschedules a task."""
 
-    def after_io_wait(self) -> None:
-        """A tick begins; never raises."""
-
 
 class _FlushInstrument(trio.abc.Instrument):
     def __init__(self) -> None:
@@ -30,10 +27,6 @@ class _FlushInstrument(trio.abc.Instrument):
     def before_io_wait(self, timeout: float) -> None:  # noqa: ARG002
         for member in self.members:
             member.before_io_wait()
-
-    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002
-        for member in self.members:
-            member.after_io_wait()
 
 
 # Left installed: adding and removing costs more than an empty pass a tick.

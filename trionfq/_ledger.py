@@ -76,6 +76,16 @@ class Ledger:
         self._counts_gaps = True
         return True
 
+    def admit_next(self, packet: Packet) -> bool:
+        """As `admit`, for one packet; False also where something older may have its id."""
+        last = self.last_id
+        if last is None or packet.id != last + 1 or self._filed:
+            return False
+        self.fresh.append(packet)
+        self.last_id = packet.id
+        self._counts_gaps = True
+        return True
+
     def admit_one(self, packet: Packet) -> bool:
         """Enter a packet whose id is not simply the next; False where its id is undecided."""
         filed = self.filed()

@@ -20,6 +20,7 @@ from trionfq._codec import split
 from trionfq._ledger import Ledger
 from trionfq._packet import Packet
 from trionfq._protocol import QueueProtocol
+from trionfq.backends import Received
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from trionfq._read_ahead import ReadAhead
     from trionfq._verdict import Verdict
-    from trionfq.backends import Backend, QueueRow, Received
+    from trionfq.backends import Backend, QueueRow
     from trionfq.schema import ErrorMessage
 
     ErrorHandler: TypeAlias = Callable[[Exception, Packet | None], object]
@@ -38,6 +39,8 @@ _log = logging.getLogger("trionfq")
 READ_AHEAD = 256
 # Drains start small, so that a slow consumer does not sit on many packets, and double while full.
 _FIRST_DRAIN = 8
+# What a look at an empty socket brings, which is every other one at low load.
+_NOTHING = Received([])
 # Pause before a send that found no memory is tried again.
 _RETRY_S = 0.001
 
@@ -120,25 +123,40 @@ class Link:
         try:
             while True:
                 self.raise_if_unusable()
-                if not (self.reading or self.yielding):
-                    self.flush()
-                    self.drain()
-                    self.report()
-                    if self.ahead:
+                if self.reading or self.yielding:
+                    await self._waiters.park()
+                    if self.ahead and not self.yielding:
+                        break
+                else:
+                    if self.unsent:
+                        self.flush()
+                    if self._look():
                         if fresh:
                             await self._yield()
-                        return
-                    self.raise_if_unusable()
-                    if self.ended:
-                        raise trio.EndOfChannel
+                        break
                     await self.wait_readable()
-                else:
-                    await self._waiters.park()
                 fresh = False
-                if self.ahead and not self.yielding:
-                    return
+            self.raise_if_unusable()
         finally:
-            self.pass_on()
+            if self._waiters:
+                self.pass_on()
+
+    def _look(self) -> bool:
+        """Read once; whether the read-ahead has something then.
+
+        Raises:
+          trio.EndOfChannel: a replay has come to its end.
+          trio.ClosedResourceError, trio.BrokenResourceError: the queue is unusable.
+        """
+        self.drain()
+        if self.protocol.refusals:
+            self.report()
+        if self.ahead:
+            return True
+        self.raise_if_unusable()
+        if self.ended:
+            raise trio.EndOfChannel
+        return False
 
     async def _yield(self) -> None:
         """A checkpoint of the task that has read; whoever runs out of packets meanwhile parks.
@@ -187,8 +205,11 @@ class Link:
         limit = min(self._drain_limit, READ_AHEAD - len(self.ahead))
         if limit <= 0:
             return
+        count = 0
         try:
-            count = self.take(self.backend.receive_nowait(limit))
+            received = self.backend.receive_nowait(limit)
+            if received != _NOTHING:
+                count = self.take(received)
         except Exception as error:
             self.fail(error)
             return

@@ -490,6 +490,11 @@ def make_packets(
     return packets
 
 
+def verdict_of(packet: Packet) -> Decision:
+    """The verdict of a packet that has one."""
+    return packet._decision  # type: ignore[return-value] # noqa: SLF001
+
+
 def verdicts_of(packets: Iterable[Packet]) -> list[Decision]:
     """The verdicts of packets that have one; for the protocol machine, which writes them."""
     return [packet._decision for packet in packets]  # type: ignore[misc] # noqa: SLF001

@@ -32,7 +32,7 @@ from trionfq._errors import (
 )
 from trionfq._ids import ID_MASK, id_after
 from trionfq._ledger import Ledger, Unsettled
-from trionfq._packet import Packet, make_packets, verdicts_of
+from trionfq._packet import Packet, make_packets, verdict_of, verdicts_of
 from trionfq._verdict import Decision, Verdict, plain_decision
 from trionfq._verdict_conntrack import asked_of_conntrack
 from trionfq._verdict_writer import VerdictWriter
@@ -190,13 +190,35 @@ class QueueProtocol:
         packet is undecided, so that closing answers it.
         """
         now = self.clock_ns()
-        if len(datagrams) > 1:
+        if len(datagrams) == 1:
+            lone = self._receive_lone(datagrams[0], now)
+            if lone is not None:
+                return [lone]
+        elif datagrams:
             alike = self._reader.uniform(datagrams)
             if alike is not None and alike[0].res_id == self.config.number:
                 shape, ids = alike
                 return self._admit(ids, make_packets(ids, datagrams, shape, self, now))
         packets = self._read_one_by_one(datagrams, now)
         return self._admit([packet.id for packet in packets], packets) if packets else packets
+
+    def _receive_lone(self, datagram: bytes, now: int) -> Packet | None:
+        """The shortest way, for low load: the next packet by itself; None where it is not so."""
+        ledger = self._ledger
+        if ledger.settling:
+            return None
+        try:
+            shape = self._reader.shape(datagram)
+        except RemoteProtocolError:
+            return None  # told on the other way
+        if shape is None or shape.res_id != self.config.number:
+            return None
+        packet_id = shape.unpack_id(datagram)[0]
+        packet = Packet(packet_id, datagram, shape, self, now)
+        if not ledger.admit_next(packet):
+            return None
+        self.counts.packets_received += 1
+        return packet
 
     def _read_one_by_one(self, datagrams: Sequence[bytes], now: int) -> list[Packet]:
         shape_of = self._reader.shape
@@ -446,12 +468,26 @@ class QueueProtocol:
         given = self._given
         if given and not self._by_id and not self._explicit:
             count = len(given)
+            if count == 1 and (piece := self._flush_lone(given[0])):
+                return [piece]
             fresh = self._ledger.fresh
             if given == (fresh if count == len(fresh) else fresh[:count]):
                 datagrams = self._flush_fresh(verdicts_of(given), most_bytes)
                 if datagrams:
                     return datagrams
         return _join(self._write_pending(self._take_pending(), most_bytes), most_bytes)
+
+    def _flush_lone(self, packet: Packet) -> bytes:
+        """The shortest way, for low load: one plain verdict of the oldest fresh packet, or none."""
+        fresh = self._ledger.fresh
+        told = verdict_of(packet)
+        if not (fresh and fresh[0] is packet and told.plain):
+            return b""
+        piece = self._writer.single(packet.id, told)
+        self.counts.kinds[told.code & VERDICT_MASK] += 1
+        del fresh[0]
+        self._given.clear()
+        return piece
 
     def _flush_fresh(self, told: list[Decision], most_bytes: int) -> list[bytes]:
         """The short way: the oldest fresh packets got their verdicts in order. Empty if too short.
@@ -460,12 +496,10 @@ class QueueProtocol:
         """
         count, first = len(told), told[0]
         swept = self._may_batch and self._ledger.only_fresh
-        if count == 1 or told.count(first) == count:
+        if told.count(first) == count:
             if not first.plain:
                 return []
-            if count == 1:
-                datagrams = [self._writer.single(self._given[0].id, first)]
-            elif swept:
+            if swept and count > 1:
                 datagrams = [self._writer.batch(self._given[-1].id, first)]
                 self.counts.batches_sent += 1
             else:
@@ -473,12 +507,8 @@ class QueueProtocol:
                 datagrams = self._writer.singles(ids, None, first, most_bytes)
             self.counts.kinds[first.code & VERDICT_MASK] += count
         else:
-            if any(
-                [
-                    decision.attributes or not decision.plain
-                    for decision in dict(zip(map(id, told), told, strict=True)).values()
-                ]
-            ):
+            kinds = dict(zip(map(id, told), told, strict=True)).values()
+            if any(kind.attributes or not kind.plain for kind in kinds):
                 return []
             # Long runs are for batches; that is the other way.
             if swept and _RUN * sum(map(is_not, told, told[1:])) < count:

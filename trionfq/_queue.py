@@ -75,7 +75,9 @@ class Queue:
         self._on_close = on_close
         self._checkpoint_every = checkpoint_every
         self._clock_ns = clock_ns
-        self._turn_started = 0
+        self._turn_started: int | None = None
+        # The receive loop has read a batch, for which no consumer has yielded yet.
+        self._unyielded = False
         self._consumers = 0
         self._exclusive: str | None = None
         self._loop_lot = trio.lowlevel.ParkingLot()
@@ -220,7 +222,7 @@ class Queue:
             if self._ahead:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._fill()
+                await self.advance()
             self._link.raise_if_unusable()
             return self._ahead.take_all()
         finally:
@@ -308,14 +310,29 @@ class Queue:
         """
         ahead = self._ahead
         if not ahead or self._link.yielding:
-            await self._fill()
-        elif ahead.waiting and (self._checkpoint_every or self._turn_is_over()):
-            await trio.lowlevel.checkpoint()
-        self._link.raise_if_unusable()
+            self._consumers += 1
+            try:
+                await self._link.wait_for_packets()
+            finally:
+                self._consumers -= 1
+        else:
+            if self._unyielded or (
+                ahead.waiting and (self._checkpoint_every or self._turn_is_over())
+            ):
+                await trio.lowlevel.checkpoint()
+                self._unyielded = False
+            self._link.raise_if_unusable()
         ahead.next_chunk()
+        if self._turn_started is None:
+            self._turn_started = self._clock_ns()
 
     def _turn_is_over(self) -> bool:
-        """Whether other tasks should run now; and how soon to look again."""
+        """Whether other tasks should run now; and how soon to look again.
+
+        A turn lasts from when a consumer got its first packets in a tick to the end of the tick.
+        """
+        if self._turn_started is None:
+            return False
         taken_ns = self._clock_ns() - self._turn_started
         if taken_ns > _TURN_NS:
             self._link.shorten_drains()
@@ -324,15 +341,6 @@ class Queue:
         if taken_ns < _QUICK_NS:
             self._ahead.lengthen_chunks()
         return False
-
-    @trio.lowlevel.enable_ki_protection
-    async def _fill(self) -> None:
-        """Have something in the read-ahead; always a checkpoint, and cancellable without loss."""
-        self._consumers += 1
-        try:
-            await self._link.wait_for_packets()
-        finally:
-            self._consumers -= 1
 
     # -- the end of a tick, and the receive loop -----------------------------------------------
 
@@ -347,6 +355,7 @@ class Queue:
     @trio.lowlevel.enable_ki_protection
     def before_io_wait(self) -> None:
         """Flush at the end of a tick; for the flush instrument, so it never raises."""
+        self._turn_started = None
         try:
             if self._link.unsent:
                 self._link.flush()
@@ -354,10 +363,6 @@ class Queue:
                 self._call_loop_soon()
         except BaseException as error:
             self._link.fail(error)
-
-    def after_io_wait(self) -> None:
-        """A tick begins, and with it the consumers' turn; for the flush instrument."""
-        self._turn_started = self._clock_ns()
 
     def _may_read(self) -> bool:
         link = self._link
@@ -384,6 +389,7 @@ class Queue:
                     if self._may_read():
                         await link.wait_readable()
                         link.drain()
+                        self._unyielded = bool(self._ahead)
                         link.report()
                 except Exception as error:
                     link.fail(error)

@@ -47,7 +47,9 @@ class VerdictWriter:
 
     def single(self, packet_id: int, told: Decision) -> bytes:
         """One verdict for one packet."""
-        template = self._template(MessageType.VERDICT, told)
+        template = self._templates.get((MessageType.VERDICT, told.code, told.attributes))
+        if template is None:
+            template = self._template(MessageType.VERDICT, told)
         if template is None:
             return encode([self._message(MessageType.VERDICT, packet_id, told)])
         if told.payload is None:

@@ -198,7 +198,8 @@ class NetlinkBackend:
           OSError: the socket is unusable.
           trio.ClosedResourceError: the backend is closed.
         """
-        self._check_open()
+        if self._closed:
+            self._check_open()
         return self._receiver.receive(limit)
 
     def send_nowait(self, datagram: bytes) -> None:
@@ -209,7 +210,8 @@ class NetlinkBackend:
             means that the socket is unusable. The kernel took nothing of it.
           trio.ClosedResourceError: the backend is closed.
         """
-        self._check_open()
+        if self._closed:
+            self._check_open()
         self._socket.send(datagram)
 
     def queues(self) -> list[QueueRow]:
