@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from .processes import Child
-    from .rows import Load, Row, Subject
+    from .rows import Row, Subject
 
 TRAFFIC = str(BUILD / "traffic")
 LONGEST_S = 400
@@ -134,14 +134,10 @@ def answering(row: Row, subject: Subject) -> Iterator[Child]:
 @contextmanager
 def flooding(row: Row) -> Iterator[Child]:
     """The sender at work."""
-    arguments = ["flood", str(row.job.size), str(send_buffer(row.load)), str(LONGEST_S)]
+    send_buffer = DEEP_SEND_BUFFER if row.load == "deep backlog" else 0  # 0: the default one
+    arguments = ["flood", str(row.job.size), str(send_buffer), str(LONGEST_S)]
     with running([TRAFFIC, *arguments], cores()[1]) as sender:
         yield sender
-
-
-def send_buffer(load: Load) -> int:
-    """As the sender takes it: 0 for the default one."""
-    return DEEP_SEND_BUFFER if load == "deep backlog" else 0
 
 
 def wait_until(true: Callable[[], bool], name: str, *children: Child) -> None:

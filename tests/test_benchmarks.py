@@ -245,6 +245,17 @@ def test_a_subject_that_never_works_costs_no_more_than_two_runs(
     assert measuring.order.count("B") == 2
 
 
+def test_no_run_is_begun_when_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    measuring = Measuring()
+    monkeypatch.setitem(running.MEASURES, "cpu", measuring)
+    clock = iter([1.0, 2.0, 3.0])
+    monkeypatch.setattr(running.time, "monotonic", lambda: next(clock, 9.0))
+    row = Row("accept", (Subject("A", "floor", "recv"), Subject("B", "floor", "recv")))
+    results = running.measure_row(row, 5, 0.0, until=3.0)
+    assert "".join(measuring.order) == "ABA"
+    assert [len(each.runs) for each in results] == [2, 1]
+
+
 # -- programs --------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,7 @@
  *   traffic ping COUNT GAP_US            ICMP echoes, one after the other; prints each time in ns
  *
  * SNDBUF 0 keeps the default send buffer, so that about 277 packets are under way before send
- * blocks: a closed loop. A larger one is forced, and makes a deep backlog; one below 0 asks for that
- * many bytes as anybody may, so that fewer are under way.
+ * blocks: a closed loop. A larger one is forced, and makes a deep backlog.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -59,11 +58,8 @@ static void send_for_ever(int fd, size_t size)
 static void flood(size_t size, int sndbuf, unsigned seconds)
 {
     int fd = udp_socket();
-    if (sndbuf > 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof sndbuf) < 0)
+    if (sndbuf && setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &sndbuf, sizeof sndbuf) < 0)
         die("SO_SNDBUFFORCE");
-    sndbuf = -sndbuf;
-    if (sndbuf > 0 && setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &sndbuf, sizeof sndbuf) < 0)
-        die("SO_SNDBUF");
     alarm(seconds);
     send_for_ever(fd, size);
 }
