@@ -38,7 +38,7 @@ mount -t ext4 -o ro /dev/vda /run/disk || exit 97
 mount -t overlay -o lowerdir=/run/disk:/,upperdir=/run/upper,workdir=/run/work overlay /run/root \\
     || exit 97
 for folder in proc sys dev run; do mount --rbind /$folder /run/root/$folder; done
-mount -t tmpfs tmpfs /run/root/tmp
+{empty_tmp}
 echo "guest: $(uname -r) up after $start s" >&2
 exec chroot /run/root sh {inner} {results}>&1 >&2 </dev/null
 """
@@ -94,6 +94,14 @@ exit $code
 """
 
 
+def _empty_tmp() -> str:
+    """What gives the guest a /tmp of its own, unless that would hide what it runs."""
+    runs = (REPOSITORY, Path(sys.prefix), Path(sys.base_prefix))
+    if any(path.is_relative_to("/tmp") for path in runs):
+        return ": # what is written there stays in memory, too"
+    return "mount -t tmpfs tmpfs /run/root/tmp"
+
+
 class Guest:
     """A running guest; leaving the block ends it.
 
@@ -138,7 +146,9 @@ class Guest:
             for name, text in {**self._files, "inner": self._inner()}.items():
                 (run / name).write_text(text)
             outer = folder / "outer"
-            outer.write_text(_SCRIPT.format(inner="/run/inner", results=RESULTS_FD))
+            outer.write_text(
+                _SCRIPT.format(inner="/run/inner", results=RESULTS_FD, empty_tmp=_empty_tmp())
+            )
             script = f"cp {run}/* /run/ && exec sh {outer}"
             process = subprocess.Popen(
                 [

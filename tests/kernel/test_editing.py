@@ -213,6 +213,7 @@ async def test_an_icmp_error_changes_and_what_it_quotes_does_not(pair: Pair) -> 
     assert pair.a.counters()["IcmpInCsumErrors"] == 0
 
 
+@pytest.mark.needs_kernel("sctp")
 async def test_sctp(pair: Pair) -> None:
     """Where the kernel has it: a chunk whose CRC32c is wrong is sent again, like a lost one."""
     listener = made(pair.b, 4, socket.SOCK_STREAM, SCTP)
