@@ -126,15 +126,18 @@ BARS: tuple[Bar, ...] = (
         )
         for unit in (P50, P99)
     ),
-    Bar(
-        "two worker processes, packets/s",
-        "worker processes, policy of 5 us",
-        rows.TWO_WORKERS,
-        rows.ONE_WORKER,
-        1.7,
-        load="8 senders",
-        unit="packets/s",
-        least=True,
+    *(
+        Bar(
+            f"two worker processes, packets/s, policy of {policy_us} us",
+            f"worker processes, policy of {policy_us} us",
+            rows.TWO_WORKERS,
+            rows.ONE_WORKER,
+            1.7,
+            load="8 senders",
+            unit="packets/s",
+            least=True,
+        )
+        for policy_us in rows.POLICIES_US
     ),
     Bar(
         "replay, packets/s on one core",

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from .rows import Row, Subject
 
 SENDERS = 8
-# What a packet's policy takes: one that does something, or senders would be what is measured.
-_POLICY_US = 5
 _WARM_UP_PACKETS = 2000
 _LEAST_SHARE = 0.05
 
@@ -36,7 +34,7 @@ def measure_workers(row: Row, subject: Subject, seconds: float) -> Run:
     if len(cpus) < count:
         raise MeasuringError(f"{count} workers need as many cores; this process may use {cpus}")
     program = str(HERE / "programs" / "trionfq_workers_program.py")
-    numbers = [count, _POLICY_US, *LIMITS[row.load], *cpus[:count]]
+    numbers = [count, int(row.job.work), *LIMITS[row.load], *cpus[:count]]
     queues = f"--queue-balance 0:{count - 1}" if count > 1 else "--queue-num 0"
     senders = [TRAFFIC, "pairs", str(SENDERS), str(row.job.size), str(LONGEST_S)]
     with rule(f"-s 127.1.0.0/16 -p udp -j NFQUEUE {queues}"):
