@@ -317,6 +317,7 @@ def no_glue(ns: Namespace) -> None:
 
 
 @pytest.mark.usefixtures("no_glue")
+@pytest.mark.not_in_guest("that kernel has every flag")
 async def test_a_flag_that_the_kernel_has_not_is_explained_and_leaves_no_queue(
     ns: Namespace,
 ) -> None:
@@ -331,6 +332,7 @@ async def test_a_flag_that_the_kernel_has_not_is_explained_and_leaves_no_queue(
 
 
 @pytest.mark.usefixtures("no_glue")
+@pytest.mark.not_in_guest("that kernel has every flag")
 async def test_a_refused_setting_leaves_the_queue_as_it_was(ns: Namespace) -> None:
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
