@@ -10,16 +10,40 @@ from __future__ import annotations
 import json
 import os
 import platform
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
 from .features import IN_GUEST, why_not_in_guest
-from .machine import RESULTS_FD
+from .machine import RESULTS_FD, TEST_LIMIT_S
 
 sys.modules["hypothesis"] = None  # type: ignore[assignment]  # pytest-trio would import it
+
+
+class TookTooLong(BaseException):  # noqa: N818
+    """A test had its time; no handler of errors takes this for one that it knows."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """End what runs in the main thread by `TookTooLong`: one test that hangs is not all tests."""
+
+    def end(_number: int, _frame: FrameType | None) -> None:
+        raise TookTooLong(f"the test was ended after {seconds:.0f} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 class Reporter:
@@ -43,6 +67,15 @@ class Reporter:
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._phases: list[pytest.TestReport] = []
         self._say(do="start", test=nodeid)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_pyfunc_call(self) -> object:  # type: ignore[misc]
+        try:
+            with limited(TEST_LIMIT_S):
+                return (yield)
+        except TookTooLong as error:
+            # pytest ends the whole run on what is no Exception.
+            pytest.fail(str(error))
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._phases.append(report)

@@ -20,9 +20,12 @@ from .image import GuestError, Kernel
 RESULTS_FD = 3
 """Descriptor of the command in the guest: what is written there is read from `Guest.results`."""
 
-PATIENCE = 10
-"""How many times longer a test in the guest waits for what must come: loops take 11 times as long
-there, and both processors may be shared."""
+PATIENCE = 4
+"""How many times longer a test in the guest waits for what must come, by `patient`. Limits are
+wide: where loops take 11 times as long, few tests come near a tenth of them."""
+
+TEST_LIMIT_S = 100.0
+"""A test in the guest that takes longer has failed, and the next one begins."""
 
 # A busy machine's guest may see no timer interrupt for a while: to check that costs it its boot.
 # There is nothing to protect it from.

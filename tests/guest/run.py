@@ -15,11 +15,11 @@ from typing import Any
 from .image import Kernel
 from .machine import Guest, pytest_command, pytest_environment
 
-SILENCE_S = 300.0
-"""A guest that has said nothing for so long is ended. pytest inside shows where a test stands when
-it takes `SLOW_TEST_S`, before that."""
+SILENCE_S = 240.0
+"""A guest that has said nothing for so long is ended. Before that, pytest inside shows where a test
+stands when it takes `SLOW_TEST_S`, and ends it after `TEST_LIMIT_S`."""
 
-SLOW_TEST_S = 120.0
+SLOW_TEST_S = 90.0
 TAIL_LINES = 80
 
 

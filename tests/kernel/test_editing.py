@@ -15,7 +15,7 @@ import trio
 
 from trionfq import Packet, QueueFlags, SkbInfo, Unfixed, open_queue
 
-from ._live import PATIENCE_S, PORT, take
+from ._live import LIMIT_S, PATIENCE_S, PORT, take
 from .harness import Forwarding, Namespace, Pair, drain, queue_rule, receive
 
 OLD = b"old text"
@@ -83,7 +83,7 @@ async def rewritten_once(
         [packet] = await take(queue, 1)
         assert packet.set_payload(replaced(packet, new)) == unfixed
         packet.accept()
-        data = await receive(arrived, timeout_s=PATIENCE_S)
+        data = await receive(arrived, timeout_s=LIMIT_S)
         assert new in data
         assert OLD not in data
         assert drain(arrived) == []
@@ -164,7 +164,7 @@ async def test_tcp(pair: Pair, family: int) -> None:
 
             nursery.start_soon(lambda: queue.serve(decide))
             client.sendall(b"to be rewritten: " + OLD)
-            assert await receive(served, timeout_s=PATIENCE_S) == b"to be rewritten: " + SAME_SIZE
+            assert await receive(served, timeout_s=LIMIT_S) == b"to be rewritten: " + SAME_SIZE
             assert len(unrepaired) == 1
             nursery.cancel_scope.cancel()
     assert pair.b.counters()["TcpInCsumErrors"] == 1
@@ -208,7 +208,7 @@ async def test_an_icmp_error_changes_and_what_it_quotes_does_not(pair: Pair) -> 
         packet.payload = packet.payload[:21] + b"\1" + packet.payload[22:]
         packet.accept()
         with pytest.raises(OSError, match="No route to host"):
-            await receive(udp, timeout_s=PATIENCE_S)
+            await receive(udp, timeout_s=LIMIT_S)
     assert "IcmpInCsumErrors" in pair.a.counters()
     assert pair.a.counters()["IcmpInCsumErrors"] == 0
 
@@ -234,7 +234,7 @@ async def test_sctp(pair: Pair) -> None:
 
             nursery.start_soon(lambda: queue.serve(decide))
             client.sendall(b"to be rewritten: " + OLD)
-            assert await receive(served, timeout_s=PATIENCE_S) == b"to be rewritten: " + SAME_SIZE
+            assert await receive(served, timeout_s=LIMIT_S) == b"to be rewritten: " + SAME_SIZE
             nursery.cancel_scope.cancel()
 
 
@@ -327,7 +327,7 @@ async def test_a_fragment_keeps_its_part_of_the_checksum(
                 edited = edited[:8] + b"\x20" + edited[9:]  # so that the header has to be repaired
             assert packet.set_payload(edited) == (Unfixed.FRAGMENT,)
             packet.accept()
-        received = await receive(udp.receiver, timeout_s=PATIENCE_S)
+        received = await receive(udp.receiver, timeout_s=LIMIT_S)
     assert received != data
     assert received[-4:] == data[-2:] + data[-4:-2]
     assert sorted(received) == sorted(data)
@@ -361,7 +361,7 @@ async def test_a_checksum_that_is_not_ready_is_made_though_nothing_else_changes(
         assert kept.skb_info & SkbInfo.CSUMNOTREADY
         lost.accept(payload=lost.payload, repair=False)
         kept.accept(payload=kept.payload)
-        assert await receive(udp.receiver, timeout_s=PATIENCE_S) == b"kept"
+        assert await receive(udp.receiver, timeout_s=LIMIT_S) == b"kept"
         assert drain(udp.receiver) == []
 
 
@@ -397,7 +397,7 @@ async def test_a_checksum_that_is_not_ready_inside_a_tunnel_is_told(pair: Pair) 
             assert not packet.skb_info & SkbInfo.CSUMNOTREADY
             assert packet.set_payload(packet.payload) == ()
             packet.accept()
-            assert await receive(served, timeout_s=PATIENCE_S) == b"lookhere"
+            assert await receive(served, timeout_s=LIMIT_S) == b"lookhere"
 
 
 # --- objects --------------------------------------------------------------------------------------
@@ -422,4 +422,4 @@ async def test_an_edited_object_arrives(pair: Pair, family: int, package: str) -
             edited.data.data = NEW
         packet.accept(payload=edited)
         assert packet.unfixed == ()
-        assert await receive(udp.receiver, timeout_s=PATIENCE_S) == NEW
+        assert await receive(udp.receiver, timeout_s=LIMIT_S) == NEW

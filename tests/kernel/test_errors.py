@@ -30,8 +30,8 @@ from trionfq.schema.nfqueue import ConfigCommand
 from trionfq.testing import make_bind, make_config
 
 from ._live import (
+    LIMIT_S,
     LOSE_PRIVILEGE,
-    PATIENCE_S,
     PORT,
     Behind,
     Udp,
@@ -218,7 +218,7 @@ async def test_a_privilege_dropped_while_holding_surfaces_at_once(
     queue_rule(ns, "OUTPUT", UDP)
     udp = Udp(ns)
     with program(ns, LOSE_PRIVILEGE + HOLD_AND_DROP + "trio.run(main)", how, consumer) as child:
-        await wait_for_queue_row(ns, 0, portid=child.pid, timeout_s=PATIENCE_S)
+        await wait_for_queue_row(ns, 0, portid=child.pid, timeout_s=LIMIT_S)
         udp.send(b"x")
         assert await line_of(child) == "held"
         say(child, "")

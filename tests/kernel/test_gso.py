@@ -15,7 +15,7 @@ import trio
 from trionfq import LocalProtocolError, Packet, QueueFlags, open_queue
 from trionfq.schema.nfqueue import SkbInfo
 
-from ._live import PATIENCE_S, PORT, Udp, data_of, take, with_data
+from ._live import LIMIT_S, PORT, Udp, data_of, take, with_data
 from .harness import Forwarding, Namespace, Pair, atcp_transfer, queue_rule
 
 UDP_SEGMENT = 103  # linux/udp.h
@@ -50,7 +50,7 @@ async def transfer(
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(queue.serve, handle)
-        received = await atcp_transfer(*ends, SENT, timeout_s=PATIENCE_S)
+        received = await atcp_transfer(*ends, SENT, timeout_s=LIMIT_S)
         nursery.cancel_scope.cancel()
     return received
 

@@ -31,6 +31,7 @@ from trionfq.backends import Received
 from trionfq.schema.nfqueue import MessageType
 
 from ._live import (
+    LIMIT_S,
     PATIENCE_S,
     PORT,
     Behind,
@@ -647,7 +648,7 @@ async def test_what_was_sent_has_arrived_or_is_counted_as_lost(ns: Namespace) ->
         nursery.start_soon(lambda: queue.serve(lambda packet: packet.accept()))
         with UdpReceiver(ns, where) as receiver:
             with UdpSender(ns, where, limit=20_000) as sender:
-                await sender.wait_sent(20_000, timeout_s=PATIENCE_S)
+                await sender.wait_sent(20_000, timeout_s=LIMIT_S)
                 sender.stop()
             await eventually("an empty queue", lambda: not queued(ns))
             # One more, so that a gap behind the last packet shows, too.
