@@ -26,7 +26,7 @@ from .machine import RESULTS_FD, TEST_LIMIT_S
 sys.modules["hypothesis"] = None  # type: ignore[assignment]  # pytest-trio would import it
 
 
-class TookTooLong(BaseException):  # noqa: N818
+class TookTooLong(BaseException):
     """A test had its time; no handler of errors takes this for one that it knows."""
 
 
