@@ -30,7 +30,7 @@ from trionfq._kernel_model import Cause, Effect, PacketIn
 from trionfq._ledger import Ledger
 from trionfq._link import Link
 from trionfq._open import QueueManager, open_queue
-from trionfq._packet import Packet
+from trionfq._packet import Packet, decide_all
 from trionfq._protocol import QueueProtocol
 from trionfq._queue import Queue
 from trionfq._read_ahead import ReadAhead
@@ -249,8 +249,8 @@ VERDICTS = {
     "repeat": (lambda q, p: p[1].repeat(mark=1), "opcode", [Packet.decide]),
     "requeue": (lambda q, p: p[1].requeue(5), "opcode", [Packet.decide]),
     "rewrite": (rewrite, "line", [Packet.accept, Packet.decide, Packet.set_payload]),
-    "batch accept": (lambda q, p: Batch(p).accept(), "opcode", [Packet.accept]),
-    "batch drop": (lambda q, p: Batch(p).drop(), "line", [Packet.drop]),
+    "batch accept": (lambda q, p: Batch(p).accept(), "opcode", [decide_all]),
+    "batch drop": (lambda q, p: Batch(p).drop(), "line", [decide_all]),
     "set_verdict": (
         lambda q, p: q.set_verdict(p[1].id, Verdict.DROP),
         "opcode",

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trionfq._packet import Packet
+from trionfq._packet import Packet, decide_all
+from trionfq._verdict import Verdict
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
@@ -28,9 +29,7 @@ class Batch(list[Packet]):
           LocalProtocolError, TypeError, RuntimeError, trio.ClosedResourceError: as
             `Packet.accept`; packets before the failing one have their verdict.
         """
-        for packet in self:
-            if not packet.decided:
-                packet.accept(**changes)
+        decide_all(self, Verdict.ACCEPT, changes)
 
     def drop(self) -> None:
         """Drop every packet that is undecided.
@@ -38,9 +37,7 @@ class Batch(list[Packet]):
         Raises:
           RuntimeError, trio.ClosedResourceError: as `Packet.accept`.
         """
-        for packet in self:
-            if not packet.decided:
-                packet.drop()
+        decide_all(self, Verdict.DROP, {})
 
 
 class Batches:

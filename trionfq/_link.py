@@ -18,7 +18,7 @@ import trio
 
 from trionfq._codec import split
 from trionfq._ledger import Ledger
-from trionfq._packet import Packet
+from trionfq._packet import Packet, decide_all
 from trionfq._protocol import QueueProtocol
 from trionfq.backends import Received
 
@@ -455,6 +455,7 @@ for _method in (
     Packet.settle,
     Packet.set_payload,
     Packet.hold,
+    decide_all,
     QueueProtocol.receive,
     QueueProtocol.flush,
     QueueProtocol.end,

@@ -25,6 +25,7 @@ from trionfq._verdict import (
     Verdict,
     as_payload,
     decision,
+    only_marks,
     plain_decision,
     queue_code,
 )
@@ -488,6 +489,24 @@ def make_packets(
         packet._received_ns = received_ns  # noqa: SLF001
         packet._decision = None  # noqa: SLF001
     return packets
+
+
+def decide_all(packets: Iterable[Packet], code: int, changes: Changes) -> None:
+    """Give one verdict to every packet that has none; for `Batch`.
+
+    Raises:
+      LocalProtocolError, TypeError, RuntimeError, trio.ClosedResourceError: as `Packet.accept`;
+        packets before the failing one have their verdict.
+    """
+    told = decision(code, changes) if only_marks(changes) else None
+    thread = get_ident()
+    for packet in packets:
+        owner = packet._owner  # noqa: SLF001 - as `Packet.accept`, without a call for each
+        if told is not None and packet._decision is None and owner.thread == thread:  # noqa: SLF001
+            packet._decision = told  # noqa: SLF001
+            owner.give(packet)
+        elif not packet.decided:
+            packet.decide(code, changes)
 
 
 def verdict_of(packet: Packet) -> Decision:

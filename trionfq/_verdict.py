@@ -190,6 +190,11 @@ _PLAIN = frozenset(MarkChanges.__annotations__)
 _BRIDGE = frozenset({"vlan", "l2hdr"})
 
 
+def only_marks(changes: Mapping[str, Any]) -> bool:
+    """Whether there is nothing among the changes that a batch could not carry."""
+    return not changes or changes.keys() <= _PLAIN
+
+
 @lru_cache(maxsize=1024)
 def plain_decision(code: int, mark: int | None = None, priority: int | None = None) -> Decision:
     """The one decision object of this code, mark and priority, so that runs compare by identity.
@@ -217,7 +222,7 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
     if len(changes) == 1 and type(mark) is int:
         return plain_decision(code, mark)
     changes = {name: value for name, value in changes.items() if value is not None}
-    if changes.keys() <= _PLAIN:
+    if only_marks(changes):
         # Checked here, not in the cached function: True == 1 would find the entry of 1.
         for name, value in changes.items():
             _u32(name, value)
