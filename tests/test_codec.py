@@ -727,6 +727,59 @@ def test_many_datagrams_of_one_layout_are_proved_at_once_and_only_those():
         assert reader.uniform([alike[0], other]) is None
 
 
+@pytest.mark.parametrize("step", [0, 1, 4])
+def test_whole_drains_are_proved_as_each_datagram_is_by_itself(step: int) -> None:
+    """Every bit of the part that decides is changed once, in one datagram of a drain."""
+    drain = [make_packet(7 + i, bytes(100 + step * (i % 5)), mark=i) for i in range(30)]
+    reader = PacketReader()
+    shape = reader.shape(drain[0])
+    assert shape is not None
+    assert shape.payload_start is not None
+    assert reader.uniform(drain) == (shape, [7 + i for i in range(30)])
+    assert {reader.shape(datagram) for datagram in drain} == {shape}
+    refused = 0
+    for bit in range(8 * shape.payload_start):
+        at = 3 + bit % 27
+        changed = bytearray(drain[at])
+        changed[bit // 8] ^= 1 << bit % 8
+        datagrams = [*drain[:at], bytes(changed), *drain[at + 1 :]]
+        fresh = PacketReader()
+        try:
+            alike = fresh.shape(bytes(changed)) is not None and fresh.uniform([bytes(changed)])
+        except RemoteProtocolError:
+            alike = None
+        found = reader.uniform(datagrams)
+        if found is None:
+            refused += 1
+            continue
+        assert alike, f"bit {bit}"
+        assert found == (shape, [shape.packet_id(datagram) for datagram in datagrams])
+        assert alike[0].names == shape.names
+        assert alike[0].attributes(bytes(changed)) == shape.attributes(bytes(changed))
+    assert refused > 8 * 30
+
+
+def test_a_length_that_would_count_as_an_attributes_number_is_none() -> None:
+    drain = [make_packet(i, bytes(100 + i), mark=1) for i in range(30)]
+    reader = PacketReader()
+    shape = reader.shape(drain[0])
+    assert shape is not None
+    assert shape.payload_start is not None
+    assert reader.uniform(drain) is not None
+    most = make_packet(5, bytes(0xFFFF - 4), mark=1)
+    assert reader.uniform([*drain[1:], most]) is None, "its first length was never seen"
+    reader.shape(drain[1])
+    assert reader.uniform([*drain[1:], most]) is not None
+    # One byte more: its attribute would be one of length 0 with the next number.
+    head = bytearray(most[: shape.payload_start])
+    head[:4] = (len(most) + 1).to_bytes(4, sys.byteorder)
+    length_at, number_at = shape.payload_start - 4, shape.payload_start - 2
+    number = int.from_bytes(most[number_at : number_at + 2], sys.byteorder)
+    head[length_at:number_at] = bytes(2)
+    head[number_at:] = (number + 1).to_bytes(2, sys.byteorder)
+    assert reader.uniform([*drain[1:], bytes(head) + bytes(0xFFFF - 3)]) is None
+
+
 def test_a_template_can_vary_the_verdict_too():
     template = Template(verdict(0, 1))
     codes = [0, 1, 0x90003]

@@ -15,19 +15,18 @@ of the datagram, exact, for the hot path; and one of `Family`, a layout that lea
 lengths which grow with a payload that ends the datagram. A datagram of a new length is compared
 with the families before it is walked.
 
-A drain under load mostly brings packets of one length and layout. Then the bytes that decide are
-compared for all of them at once: joined to one array of words with a fixed stride, each column is a
-slice, and must be the first packet's word over and over.
+A drain under load mostly brings packets of one layout. Then the bytes that decide are compared for
+all of them at once (`_codec_columns`).
 """
 
 from __future__ import annotations
 
 import sys
-from array import array
 from operator import itemgetter
 from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from ._codec_columns import Columns, Heads
 from ._codec_layouts import Family, Walk, merged, offsets_of, struct_of
 from ._codec_lists import make_attr
 from ._codec_messages import OperationPart, derived
@@ -50,8 +49,6 @@ _PER_LENGTH = 8
 _FAMILIES = 64
 # Datagrams from which on columns cost less than a look at each.
 _WORTH_COLUMNS = 24
-_WORD = "I"
-_WORD_BYTES = array(_WORD).itemsize
 
 
 def _absent(_datagram: bytes) -> None:
@@ -75,58 +72,6 @@ class _Layout(NamedTuple):
 
     unpack: Callable[[bytes], Any]
     offsets: list[int]
-
-
-class _Columns:
-    """The words and bytes that decide, of datagrams of one length.
-
-    Args:
-      datagram: one that was proved.
-      layout: how.
-      id_at: where its packet id stands.
-      id_swapped: the id's byte order is not the host's.
-    """
-
-    def __init__(self, datagram: bytes, layout: _Layout, id_at: int, *, id_swapped: bool):
-        self.filler = bytes(-len(datagram) % _WORD_BYTES)
-        self.stride = len(datagram) + len(self.filler)
-        whole = array(_WORD, datagram + self.filler)
-        left = set(layout.offsets)
-        self._words = []
-        for at in range(0, len(datagram), _WORD_BYTES):
-            covered = set(range(at, at + _WORD_BYTES))
-            if covered <= left:
-                left -= covered
-                self._words.append((at // _WORD_BYTES, whole[at // _WORD_BYTES]))
-        self._bytes = [(at, datagram[at : at + 1]) for at in sorted(left)]
-        self._id_word = id_at // _WORD_BYTES
-        self._id_swapped = id_swapped
-        self._count = 0
-        self._wanted: list[tuple[int, array[int]]] = []
-
-    def ids(self, datagrams: Sequence[bytes]) -> list[int] | None:
-        """The packet ids, None where one is laid out in another way.
-
-        Args:
-          datagrams: all of the length of the first.
-        """
-        count = len(datagrams)
-        joined = self.filler.join(datagrams) + self.filler
-        words = array(_WORD, joined)
-        stride = self.stride // _WORD_BYTES
-        if count != self._count:
-            self._count = count
-            self._wanted = [(at, array(_WORD, [word]) * count) for at, word in self._words]
-        for at, wanted in self._wanted:
-            if words[at::stride] != wanted:
-                return None
-        for at, value in self._bytes:
-            if joined[at :: self.stride] != value * count:
-                return None
-        ids = words[self._id_word :: stride]
-        if self._id_swapped:
-            ids.byteswap()
-        return ids.tolist()
 
 
 class Shape:
@@ -241,7 +186,9 @@ class PacketReader:
         self._order = next(leaf.order for leaf in self.header.leaves if leaf.order)
         self._known: dict[int, _Entry] = {}
         self._families: list[tuple[Family, _Layout, Shape]] = []
-        self._columns: dict[int, tuple[_Entry, _Columns]] = {}
+        self._columns: dict[int, tuple[_Entry, Columns]] = {}
+        self._heads: dict[Shape, Heads] = {}
+        self._own_order = order == HOST_ORDER
         self._swapped = (self._id_leaf.order == "<") != (sys.byteorder == "little")
         self.shape = self._hot_path()
 
@@ -262,8 +209,8 @@ class PacketReader:
     def uniform(self, datagrams: Sequence[bytes]) -> tuple[Shape, list[int]] | None:
         """The one shape of some datagrams and their packet ids, None where they differ.
 
-        A drain under load mostly brings packets of one length from one flow; proving them all at
-        once, in C, costs half of proving each.
+        A drain under load mostly brings packets of one layout; proving them all at once, in C,
+        costs half of proving each.
 
         Args:
           datagrams: at least one.
@@ -273,22 +220,27 @@ class PacketReader:
         if entry is None:
             return None
         layout, unpack, headers, shape, _ = entry
-        count = len(datagrams)
-        if [*map(len, datagrams)].count(length) != count or unpack(datagrams[0]) != headers:
+        if unpack(datagrams[0]) != headers:
             return None
-        if count >= _WORTH_COLUMNS:
+        count = len(datagrams)
+        ids: list[int] | None
+        if [*map(len, datagrams)].count(length) != count:
+            heads = self._heads.get(shape)
+            ids = None if heads is None or count < _WORTH_COLUMNS else heads.ids(datagrams)
+        elif count >= _WORTH_COLUMNS:
             known = self._columns.get(length)
             if known is None or known[0] is not entry:
                 if len(self._columns) >= _LENGTHS:
                     self._columns.clear()
                 swapped = self._swapped
-                known = entry, _Columns(datagrams[0], layout, shape.id_at, id_swapped=swapped)
-                self._columns[length] = known
+                columns = Columns(datagrams[0], layout.offsets, shape.id_at, id_swapped=swapped)
+                known = self._columns[length] = entry, columns
             ids = known[1].ids(datagrams)
-            return None if ids is None else (shape, ids)
-        if [*map(unpack, datagrams)].count(headers) != count:
-            return None
-        return shape, [packet_id for (packet_id,) in map(shape.unpack_id, datagrams)]
+        elif [*map(unpack, datagrams)].count(headers) == count:
+            ids = [packet_id for (packet_id,) in map(shape.unpack_id, datagrams)]
+        else:
+            ids = None
+        return None if ids is None else (shape, ids)
 
     def _learn(self, datagram: bytes) -> Shape | None:
         for family, layout, shape in self._families:
@@ -319,10 +271,20 @@ class PacketReader:
         if number == self._payload and stop == len(datagram):
             if len(self._families) >= _FAMILIES:
                 self._families.clear()
+                self._heads.clear()
             family = Family(self.header, attributes, walk, self._order, datagram)
             self._families.append((family, layout, shape))
+            self._add_heads(datagram, layout, shape)
         self._remember(datagram, layout, shape)
         return shape
+
+    def _add_heads(self, datagram: bytes, layout: _Layout, shape: Shape) -> None:
+        """Let datagrams of this family be looked at together, whatever their lengths."""
+        if self._own_order:
+            total = self.header.offsets["len"]
+            self._heads[shape] = Heads(
+                datagram, layout.offsets, shape, total, id_swapped=self._swapped
+            )
 
     def _remember(self, datagram: bytes, layout: _Layout, shape: Shape) -> None:
         if len(self._known) >= _LENGTHS:
