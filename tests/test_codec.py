@@ -58,6 +58,7 @@ from trionfq.schema import (
     AttributeSet,
     Message,
     Schema,
+    attr,
     build,
     nfqueue,
     parse,
@@ -786,6 +787,8 @@ def test_a_template_can_vary_the_verdict_too():
     assert decode(template.pack_many([5, 6, 7], codes)) == [
         verdict(i, code) for i, code in zip([5, 6, 7], codes, strict=True)
     ]
+    with pytest.raises(LocalProtocolError, match="mark: expected one, got none"):
+        template.pack_many([1], changes={"mark": [1]})
     with pytest.raises(LocalProtocolError):
         template.pack_many([1, 2], [1])
     with pytest.raises(LocalProtocolError):
@@ -795,7 +798,20 @@ def test_a_template_can_vary_the_verdict_too():
         packet.pack_many([1], [1])
 
 
-def verdict(packet_id: int, code: int) -> Message:
-    number = nfqueue.NFQA.by_name["verdict_hdr"].number
-    header = Attr(number, {"verdict": code, "id": packet_id})
-    return Message(0x301, 1, packet_id, 0, 0, 0, 3, (header,))
+def test_a_template_can_vary_attributes_of_one_integer_too():
+    template = Template(verdict(0, 1, mark=0, priority=9))
+    made = template.pack_many([5, 6], [1, 0], {"mark": [7, 2**32 - 1]})
+    assert decode(made) == [
+        verdict(5, 1, mark=7, priority=9),
+        verdict(6, 0, mark=2**32 - 1, priority=9),
+    ]
+    for marks in ([1], [-1, 2], [1, 2**32]):
+        with pytest.raises(LocalProtocolError):
+            template.pack_many([5, 6], changes={"mark": marks})
+
+
+def verdict(packet_id: int, code: int, **changes: int) -> Message:
+    header = {"verdict": code, "id": packet_id}
+    attributes = [attr(nfqueue.NFQA, "verdict_hdr", header)]
+    attributes += [attr(nfqueue.NFQA, name, value) for name, value in changes.items()]
+    return Message(0x301, 1, packet_id, 0, 0, 0, 3, tuple(attributes))

@@ -147,6 +147,30 @@ def test_mixed_verdicts_leave_in_order_of_ids_as_equal_runs_in_one_datagram():
     ]
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_verdicts_of_one_form_leave_with_a_mark_of_their_own_each(backwards):
+    protocol, packets = machine(5)
+    told = [
+        lambda p: p.accept(mark=7),
+        lambda p: p.stop(mark=2**32 - 1),
+        lambda p: p.accept(mark=0),
+        lambda p: p.accept(mark=8, priority=3),
+        lambda p: p.requeue(9, mark=1),
+    ]
+    pairs = [*zip(packets, told, strict=True)]
+    for packet, decide in reversed(pairs) if backwards else pairs:
+        decide(packet)
+    assert sent(protocol) == [
+        [
+            ("one", 1, 1, {"mark": 7}),
+            ("one", 2, 5, {"mark": 2**32 - 1}),
+            ("one", 3, 1, {"mark": 0}),
+            ("one", 4, 1, {"mark": 8, "priority": 3}),
+            ("one", 5, 9 << 16 | 3, {"mark": 1}),
+        ]
+    ]
+
+
 def test_ids_wrap_past_two_to_the_32():
     protocol, packets = machine(6, first=2**32 - 3)
     assert [p.id for p in packets] == [2**32 - 3, 2**32 - 2, 2**32 - 1, 0, 1, 2]

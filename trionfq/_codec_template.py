@@ -1,8 +1,8 @@
-"""Messages that differ in two integers only: verdicts.
+"""Messages that differ in a few integers only: verdicts.
 
 A verdict message is encoded once; each further one is a copy with another sequence number and
-another packet id. Many of them are one repeated buffer, into which two strided slices are assigned,
-so that no Python runs per message. Where the two integers are is taken from the derivation.
+another packet id. Many of them are one repeated buffer, into which strided slices are assigned, so
+that no Python runs per message. Where the integers are is taken from the derivation.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from struct import Struct, error
 from typing import TYPE_CHECKING, Final
 
 from ._codec_messages import OperationPart, derived
-from ._codec_parts import Leaf, RunPart
+from ._codec_parts import IntPart, Leaf, RunPart
 from ._errors import LocalProtocolError
 from .schema import SCHEMA
 from .schema._constructs import HOST_ORDER, padding
 from .schema.netlink import NLMSG_ALIGNTO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .schema import Message, Order, Schema
 
@@ -29,6 +29,7 @@ _WORD: Final = "I"
 _WORD_BYTES = array(_WORD).itemsize
 _PACKET_ID: Final = ("verdict_hdr", "id")
 _VERDICT: Final = ("verdict_hdr", "verdict")
+_NONE: Final[Mapping[str, Sequence[int]]] = {}
 
 
 class Template:
@@ -66,7 +67,8 @@ class Template:
         self._id = _field_slot(kind.body, start, sample, field)
         self._put_seq, self._put_id = self._seq.pack_into, self._id.pack_into
         self._start = start
-        self._code: _Slot | None = None
+        # Found when first needed: not every template is a verdict.
+        self._slots: dict[tuple[str, str | None], _Slot] = {}
         self._sample = sample
         self._tail = padding(len(sample), NLMSG_ALIGNTO)
         self._padded = sample + bytes(self._tail)
@@ -104,23 +106,29 @@ class Template:
         self._len.pack_into(whole, self._len.at, len(whole))
         return bytes(whole)
 
-    def pack_many(self, ids: Sequence[int], codes: Sequence[int] | None = None) -> bytes:
+    def pack_many(
+        self,
+        ids: Sequence[int],
+        codes: Sequence[int] | None = None,
+        changes: Mapping[str, Sequence[int]] = _NONE,
+    ) -> bytes:
         """One message for each id, whose sequence number is the id as well, in one datagram.
 
         Args:
           ids: packet ids.
           codes: a verdict for each, None where all have the sample's.
+          changes: by name, values of attributes that are one u32; others are as in the sample.
 
         Raises:
-          LocalProtocolError: an id or a verdict is no u32, or there is not one verdict an id.
+          LocalProtocolError: a number is no u32, there is not one for each id, or the sample has no
+            such attribute.
         """
         datagram = bytearray(self._padded * len(ids))
         columns = [(self._seq, ids), (self._id, ids)]
         if codes is not None:
-            if self._code is None:
-                # Found when first needed: not every template is a verdict.
-                self._code = _field_slot(self._body, self._start, self._sample, _VERDICT)
-            columns.append((self._code, codes))
+            columns.append((self._slot(*_VERDICT), codes))
+        for name, values in changes.items():
+            columns.append((self._slot(name, None), values))
         stride = self.size // _WORD_BYTES
         with memoryview(datagram) as octets, octets.cast(_WORD) as words:
             try:
@@ -130,10 +138,17 @@ class Template:
                         column.byteswap()
                     words[slot.word :: stride] = column
             except (OverflowError, TypeError, ValueError) as problem:
-                raise LocalProtocolError(f"packet id or verdict: {problem}") from None
+                raise LocalProtocolError(f"packet id, verdict or change: {problem}") from None
         if self._tail:
             del datagram[-self._tail :]
         return bytes(datagram)
+
+    def _slot(self, name: str, field: str | None) -> _Slot:
+        slot = self._slots.get((name, field))
+        if slot is None:
+            slot = _field_slot(self._body, self._start, self._sample, (name, field))
+            self._slots[name, field] = slot
+        return slot
 
 
 class _Slot:
@@ -149,13 +164,20 @@ class _Slot:
         self.swapped = (leaf.order == "<") != (sys.byteorder == "little")
 
 
-def _field_slot(body: OperationPart, start: int, sample: bytes, field: tuple[str, str]) -> _Slot:
-    """Where a field of an attribute stands in an encoded message; of duplicates the last."""
+def _field_slot(
+    body: OperationPart, start: int, sample: bytes, field: tuple[str, str | None]
+) -> _Slot:
+    """Where an attribute or a field of it stands in an encoded message; of duplicates the last."""
     found = None
-    wanted = body.operation.attributes.by_name.get(field[0])
+    name, member = field
+    wanted = body.operation.attributes.by_name.get(name)
     for _, number, _, at, _, part in body.attributes.walk(sample, start, len(sample)):
-        if wanted and number == wanted.number and isinstance(part, RunPart):
-            found = _Slot(at + part.offsets[field[1]], part.leaf(field[1]))
+        if wanted is None or number != wanted.number:
+            continue
+        if member is None and isinstance(part, IntPart):
+            found = _Slot(at, part.leaf)
+        elif member is not None and isinstance(part, RunPart):
+            found = _Slot(at + part.offsets[member], part.leaf(member))
     if found is None:
-        raise LocalProtocolError(f"{' -> '.join(field)}: expected one, got none")
+        raise LocalProtocolError(f"{' -> '.join(filter(None, field))}: expected one, got none")
     return found

@@ -504,19 +504,18 @@ class QueueProtocol:
                 self.counts.batches_sent += 1
             else:
                 ids = [packet.id for packet in self._given]
-                datagrams = self._writer.singles(ids, None, first, most_bytes)
+                datagrams = self._writer.singles(ids, told, most_bytes)
             self.counts.kinds[first.code & VERDICT_MASK] += count
         else:
             kinds = dict(zip(map(id, told), told, strict=True)).values()
-            if any(kind.attributes or not kind.plain for kind in kinds):
+            if any(kind.form != first.form or not kind.plain for kind in kinds):
                 return []
             # Long runs are for batches; that is the other way.
             if swept and _RUN * sum(map(is_not, told, told[1:])) < count:
                 return []
-            codes = [decision.code for decision in told]
             ids = [packet.id for packet in self._given]
-            datagrams = self._writer.singles(ids, codes, _PLAIN_ACCEPT, most_bytes)
-            for code, times in Counter(codes).items():
+            datagrams = self._writer.singles(ids, told, most_bytes)
+            for code, times in Counter([decision.code for decision in told]).items():
                 self.counts.kinds[code & VERDICT_MASK] += times
         self._ledger.leave_fresh(count)
         self._given.clear()
@@ -555,14 +554,13 @@ class QueueProtocol:
         lowest_open = self._ledger.lowest_open()
         pieces: list[bytes] = []
         ids: list[int] = []
-        codes: list[int] = []
-        like = _PLAIN_ACCEPT
+        plain: list[Decision] = []
 
         def write_singles() -> None:
             if ids:
-                pieces.extend(writer.singles(ids, codes, like, most_bytes))
+                pieces.extend(writer.singles(ids, plain, most_bytes))
                 ids.clear()
-                codes.clear()
+                plain.clear()
 
         end = 0
         while end < len(pending):
@@ -581,11 +579,10 @@ class QueueProtocol:
                     self.counts.batches_sent += 1
                     pieces.append(writer.batch(pending[swept - 1][0], told))
                     start = swept
-            if told.attributes != like.attributes:
+            if plain and told.form != plain[-1].form:
                 write_singles()
-                like = told
             ids += [entry[0] for entry in pending[start:end]]
-            codes += [told.code] * (end - start)
+            plain += [told] * (end - start)
         write_singles()
         pieces += self._explicit
         self._explicit.clear()

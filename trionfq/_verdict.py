@@ -85,6 +85,8 @@ class Decision(NamedTuple):
       code: the 32-bit verdict: low 16 bits NF_*, the rest the target queue of NF_QUEUE.
       attributes: what changes besides the payload, as wire attributes.
       plain: carries nothing that a batch could not carry.
+      form: names of a plain decision's attributes, each one u32.
+      values: their values.
       risky: the kernel may refuse it and keep the packet.
       bridge: changes a link-layer header; if the kernel refuses that, the packet is lost.
       payload: the new payload, None where unchanged.
@@ -94,6 +96,8 @@ class Decision(NamedTuple):
     code: int
     attributes: tuple[Attr, ...] = ()
     plain: bool = True
+    form: tuple[str, ...] = ()
+    values: tuple[int, ...] = ()
     risky: bool = False
     bridge: bool = False
     payload: bytes | None = None
@@ -203,12 +207,10 @@ def plain_decision(code: int, mark: int | None = None, priority: int | None = No
       TypeError: mark or priority is not an integer.
       LocalProtocolError: mark or priority does not fit 32 bits.
     """
-    attributes = []
-    if mark is not None:
-        attributes.append(_u32("mark", mark))
-    if priority is not None:
-        attributes.append(_u32("priority", priority))
-    return Decision(code, tuple(attributes))
+    given = [(n, v) for n, v in (("mark", mark), ("priority", priority)) if v is not None]
+    attributes = tuple([_u32(name, value) for name, value in given])
+    form, values = zip(*given, strict=True) if given else ((), ())
+    return Decision(code, attributes, plain=True, form=form, values=values)
 
 
 def decision(code: int, changes: Mapping[str, Any]) -> Decision:

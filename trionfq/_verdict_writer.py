@@ -1,7 +1,8 @@
 """Verdicts as messages: a kind of verdict that comes again is filled into a template.
 
-Making a template costs as much as encoding a dozen messages, so one that is seen for the first
-time is encoded: a program may give every packet a mark of its own.
+Plain ones are of few forms: with a mark or without, with a priority or without. Templates of other
+kinds, and of batches, have their attributes filled in; making one costs as much as encoding a dozen
+messages, so a kind that is seen for the first time is encoded.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class VerdictWriter:
         self._queue_number = queue_number
         self._templates: dict[tuple[int, int, tuple[Attr, ...]], Template] = {}
         self._seen: set[tuple[int, int, tuple[Attr, ...]]] = set()
+        self._forms: dict[tuple[str, ...], Template] = {}
 
     def batch(self, packet_id: int, told: Decision) -> bytes:
         """One verdict for everything up to an id."""
@@ -51,34 +53,35 @@ class VerdictWriter:
         if template is None:
             template = self._template(MessageType.VERDICT, told)
         if template is None:
+            if told.plain:
+                return self.singles([packet_id], [told], 0)[0]
             return encode([self._message(MessageType.VERDICT, packet_id, told)])
         if told.payload is None:
             return template.pack(packet_id, packet_id)
         return template.pack_payload(packet_id, packet_id, told.payload)
 
-    def singles(
-        self, ids: Sequence[int], codes: Sequence[int] | None, like: Decision, most_bytes: int
-    ) -> list[bytes]:
+    def singles(self, ids: Sequence[int], told: Sequence[Decision], most_bytes: int) -> list[bytes]:
         """A verdict for each packet, in one pass.
 
         Args:
-          ids: packet ids.
-          codes: a verdict for each, None where all have that of `like`.
-          like: a plain decision whose changes all of them share.
+          ids: packet ids, at least one.
+          told: a plain decision for each, all of one form.
           most_bytes: longest piece wanted.
         """
-        template = self._template(MessageType.VERDICT, like)
+        form = told[0].form
+        template = self._forms.get(form)
         if template is None:
-            codes = codes or [like.code] * len(ids)
-            return [
-                encode([self._message(MessageType.VERDICT, i, like._replace(code=code))])
-                for i, code in zip(ids, codes, strict=True)
-            ]
+            template = self._forms[form] = Template(self._message(MessageType.VERDICT, 0, told[0]))
+        columns = _columns(told)
         step = max(1, most_bytes // template.size)
-        return [
-            template.pack_many(ids[start : start + step], codes and codes[start : start + step])
-            for start in range(0, len(ids), step)
-        ]
+        pieces = []
+        for start in range(0, len(ids), step):
+            part = slice(start, start + step)
+            codes, *values = [column[part] for column in columns]
+            pieces.append(
+                template.pack_many(ids[part], codes, dict(zip(form, values, strict=True)))
+            )
+        return pieces
 
     def _template(self, operation: MessageType, told: Decision) -> Template | None:
         """The template of this kind of verdict, None where it was not seen before."""
@@ -104,3 +107,14 @@ class VerdictWriter:
             attributes += (attr(NFQA, "payload", told.payload),)
         number = self._queue_number
         return Message(operation, MessageFlags.REQUEST, packet_id, 0, 0, 0, number, attributes)
+
+
+def _columns(told: Sequence[Decision]) -> list[list[int]]:
+    """The codes of plain decisions of one form, and the values of each of their attributes."""
+    first, count = told[0], len(told)
+    if told.count(first) == count:
+        return [[value] * count for value in (first.code, *first.values)]
+    return [
+        [decision.code for decision in told],
+        *([decision.values[place] for decision in told] for place in range(len(first.form))),
+    ]

@@ -168,6 +168,7 @@ async def test_a_udp_packet_of_many_is_not_rewritten(pair: Pair, change: int) ->
 
 
 @pytest.mark.parametrize("change", [0, 500, -1000])
+@pytest.mark.not_in_guest("6.1 brings it to the receiver whole, who cannot cut it: UdpInErrors")
 async def test_what_a_program_repairs_itself_is_segmented_as_it_says(
     pair: Pair, change: int
 ) -> None:
