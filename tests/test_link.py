@@ -16,7 +16,7 @@ from trionfq._kernel_model import Effect
 from trionfq._link import READ_AHEAD
 from trionfq._open import open_queue
 from trionfq._verdict import Verdict
-from trionfq.schema.nfqueue import MessageType, QueueFlags
+from trionfq.schema.nfqueue import MessageType
 from trionfq.testing import ScriptedBackend, make_bind, make_packet, make_verdict
 
 
@@ -29,6 +29,11 @@ def arrive(backend, count=1, **options):
     """Packets of a connection that nothing is said of, where the queue asks for that."""
     for _ in range(count):
         backend.arrive(make_packet(**{"ct": (), **options}), bypass=True)
+
+
+# What a bridge forwards, and a change of it that the kernel might refuse.
+BRIDGED = {"family": 7, "hook": 2, "l2hdr": bytes(14)}
+TAG = (0x8100, 5)
 
 
 def effects(backend):
@@ -377,20 +382,19 @@ def never_empty(monkeypatch):
     """A backend whose socket always holds more than a read takes, and how much that is."""
     monkeypatch.setattr(trionfq._link, "READ_AHEAD", 16)
     backend = ScriptedBackend(receive_buffer_bytes=1_000_000)
-    backend.kernel.conntrack_glue = True
     return backend, 40
 
 
 async def test_a_socket_that_is_never_empty_keeps_no_verdict_unsettled_for_ever(never_empty):
     """Else every refusable verdict would be remembered, and nothing batched any more."""
     backend, waiting = never_empty
-    async with open_queue(0, backend=backend, flags=QueueFlags.CONNTRACK) as queue:
-        arrive(backend, waiting)
+    async with open_queue(0, backend=backend) as queue:
+        arrive(backend, waiting, **BRIDGED)
         count = most = 0
         async for packet in queue:
-            packet.accept(connmark=count)
+            packet.accept(vlan=TAG)
             count += 1
-            arrive(backend)
+            arrive(backend, **BRIDGED)
             most = max(most, len(queue._protocol._ledger.unsettled))
             if count == 400:
                 break
@@ -400,7 +404,7 @@ async def test_a_socket_that_is_never_empty_keeps_no_verdict_unsettled_for_ever(
         async for packet in queue:
             packet.accept()
             count += 1
-            arrive(backend)
+            arrive(backend, **BRIDGED)
             if count == 600:
                 break
         await trio.lowlevel.checkpoint()
@@ -427,13 +431,12 @@ async def test_a_refusal_that_comes_late_still_finds_its_packet(never_empty):
     async with open_queue(
         0,
         backend=backend,
-        flags=QueueFlags.CONNTRACK,
         error_handler=lambda error, packet: told.append(packet.id),
     ) as queue:
-        arrive(backend, waiting)
+        arrive(backend, waiting, **BRIDGED)
         async for packet in queue:
-            packet.accept(connmark=1)
-            arrive(backend)
+            packet.accept(vlan=TAG)
+            arrive(backend, **BRIDGED)
             if packet.id == 300:
                 break
         assert told == sorted(refused)
@@ -445,18 +448,17 @@ async def test_a_refusal_that_comes_late_still_finds_its_packet(never_empty):
 async def test_a_verdict_that_was_not_sent_yet_is_not_settled_by_an_empty_socket(
     backend, autojump_clock
 ):
-    backend.kernel.conntrack_glue = True
-    async with open_queue(0, backend=backend, flags=QueueFlags.CONNTRACK) as queue:
-        arrive(backend, 3)
+    async with open_queue(0, backend=backend) as queue:
+        arrive(backend, 3, **BRIDGED)
         packets = [await queue.receive() for _ in range(3)]
 
         def no_memory(_datagram):
             raise OSError(errno.ENOBUFS, "no memory")
 
         backend.send_hook = no_memory
-        packets[0].accept(connmark=1)
+        packets[0].accept(vlan=TAG)
         await trio.lowlevel.checkpoint()
-        arrive(backend)
+        arrive(backend, **BRIDGED)
         await trio.sleep(0.01)
         assert queue.statistics().read_ahead == 1
         packets[1].accept()
@@ -569,3 +571,32 @@ async def test_a_kernel_that_does_not_count_drops_has_statistics_all_the_same(ba
     async with open_queue(0, backend=backend) as queue:
         backend.socket_drops = no_option
         assert queue.statistics().answers_lost == 0
+
+
+async def test_lost_answers_are_counted_where_the_kernels_counters_begin_anew(backend):
+    """They have 32 bits; and what a socket lost before it was the queue's is not counted."""
+    drops = 2**32 - 3
+    backend.socket_drops = lambda: drops
+    async with open_queue(0, backend=backend) as queue:
+        row = backend.kernel.queues[0]
+        for drops, row.user_dropped, lost in [  # noqa: B007 - socket_drops reads it
+            (2**32 - 3, 0, 0),
+            (2**32 - 1, 0, 2),
+            (1, 0, 4),
+            (6, 5, 4),
+            (6, 8, 4),  # packets that were lost between the two looks
+            (9, 5, 7),
+        ]:
+            assert queue.statistics().answers_lost == lost
+
+
+async def test_an_heir_counts_the_answers_that_are_lost_from_then_on(backend):
+    backend.send_nowait(make_bind())
+    backend.receive_nowait(9)
+    row = backend.kernel.queues[0]
+    drops, row.user_dropped = 7, 2**32 - 1
+    backend.socket_drops = lambda: drops
+    async with open_queue(0, backend=backend, inherited=True) as queue:
+        assert queue.statistics().answers_lost == 0
+        drops, row.user_dropped = 10, 1
+        assert queue.statistics().answers_lost == 1

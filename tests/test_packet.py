@@ -27,7 +27,6 @@ from trionfq.schema.nfqueue import (
     Hook,
     MessageType,
     NetdevHook,
-    QueueFlags,
     SkbInfo,
 )
 from trionfq.testing import make_packet, udp_packet
@@ -293,6 +292,27 @@ def test_a_packet_that_was_cut_says_so():
         packet.payload = packet.payload
 
 
+@pytest.mark.parametrize(
+    ("length", "info", "way"),
+    [
+        (1500, 0, "raise copy_range to rewrite packets"),
+        (65_531, 2, "raise copy_range to rewrite packets"),
+        (
+            65_535,
+            0,
+            r"no copy is longer than 65531 bytes .* lower the device's MTU \(loopback: ip ",
+        ),
+        (131_018, 2, r"open the queue without QueueFlags.GSO \(loopback: ip link set lo mtu 65531"),
+    ],
+)
+def test_what_to_do_about_a_packet_that_was_cut_is_said(length, info, way):
+    packet = packet_of(payload=bytes(100), cap_len=length, **({"skb_info": info} if info else {}))
+    with pytest.raises(LocalProtocolError, match=way):
+        packet.payload = packet.payload
+    with pytest.raises(LocalProtocolError, match=way):
+        packet.accept(payload=packet.payload)
+
+
 def test_a_whole_packet_is_not_truncated():
     packet = packet_of(payload=bytes(100))
     assert not packet.truncated
@@ -528,10 +548,11 @@ def test_attributes_can_be_read_after_the_binding_has_ended():
 
 
 def test_a_refused_verdict_gives_back_what_was_edited():
-    protocol = machine(config={"flags": QueueFlags.CONNTRACK})
-    packet = packet_of(protocol, payload=fragment(), ct=())
+    protocol = machine()
+    bridged = {"family": BRIDGE, "hw_protocol": 0x0800, "l2hdr": L2HDR}
+    packet = packet_of(protocol, payload=fragment(), **bridged)
     edited = fragment()[:-1] + b"!"
-    packet.accept(payload=edited, connmark=1)
+    packet.accept(payload=edited, vlan=(0x8100, 5))
     rewritten = packet.payload
     protocol.flush(MOST)
     request = (32, MessageType.VERDICT, 1, 1, 0)

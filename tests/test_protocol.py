@@ -356,10 +356,14 @@ def test_datagrams_are_cut_where_they_no_longer_fit():
     assert ids == list(range(2, 101))
 
 
+def bridged(packet_id):
+    return arrival(packet_id, family=7, l2hdr=bytes(14))
+
+
 def test_refused_verdict_names_its_packet_which_is_undecided_again():
-    protocol, _ = machine(config={"flags": QueueFlags.CONNTRACK})
-    packets = protocol.receive([arrival(1), arrival(2, ct=()), arrival(3)])
-    packets[1].accept(connmark=5)
+    protocol, _ = machine()
+    packets = protocol.receive([arrival(1), bridged(2), arrival(3)])
+    packets[1].accept(vlan=(0x8100, 5))
     packets[0].accept()
     packets[2].accept()
     # The refusable verdict keeps 3 from being batched over it until its answer must have come.
@@ -369,11 +373,11 @@ def test_refused_verdict_names_its_packet_which_is_undecided_again():
         ("one", 2),
         ("one", 3),
     ]
-    protocol.receive([refusal(2, errno.EINVAL)])
+    protocol.receive([refusal(2, errno.ERANGE)])
     (told,) = protocol.refusals
     assert isinstance(told.error, VerdictRefusedError)
     assert told.error.packet_id == 2
-    assert told.error.errno == errno.EINVAL
+    assert told.error.errno == errno.ERANGE
     assert told.packet is packets[1]
     assert not packets[1].decided
     later = protocol.receive([arrival(4), arrival(5)])
@@ -385,14 +389,26 @@ def test_refused_verdict_names_its_packet_which_is_undecided_again():
 
 
 def test_settled_verdicts_can_be_batched_over():
-    protocol, _ = machine(config={"flags": QueueFlags.CONNTRACK})
-    packets = protocol.receive([arrival(1, ct=()), arrival(2), arrival(3)])
-    packets[0].accept(connmark=5)
+    protocol, _ = machine()
+    packets = protocol.receive([bridged(1), arrival(2), arrival(3)])
+    packets[0].accept(vlan=(0x8100, 5))
     protocol.flush(MOST)
     protocol.settled()
     packets[1].accept()
     packets[2].accept()
     assert sent(protocol) == [[("batch", 3, 1, {})]]
+
+
+def test_a_change_of_the_connection_is_waited_for_by_nothing():
+    """The kernel ignores what it dislikes of it, and refuses no verdict for it (nfqnl_ct_parse)."""
+    protocol, _ = machine(config={"flags": QueueFlags.CONNTRACK})
+    packets = protocol.receive([arrival(1, ct=()), arrival(2), arrival(3)])
+    packets[0].accept(connmark=5)
+    packets[1].accept()
+    packets[2].accept()
+    [messages] = sent(protocol)
+    assert [(kind, number) for kind, number, _, _ in messages] == [("one", 1), ("batch", 3)]
+    assert not protocol.unsettled
 
 
 def test_bridge_change_that_the_kernel_refuses_has_lost_the_packet():

@@ -26,6 +26,11 @@ from trionfq.testing import ScriptedBackend
 PAYLOAD = bytes.fromhex("4500001c00010000401166ce0a0000010a0000020035003500080000")
 # NFQA_CT: the packet is tracked, nothing is said of its connection.
 TRACKED = {11: ()}
+# Of connections, and of a bridge, whose frames have a header of 14 bytes (20 is NFQA_L2HDR).
+PACKETS = [
+    PacketIn(PAYLOAD, values=TRACKED),
+    PacketIn(PAYLOAD, family=7, hw_protocol=0x0800, values={20: bytes(14)}),
+]
 EFFECTS = {
     Verdict.ACCEPT: Effect.ACCEPTED,
     Verdict.DROP: Effect.DROPPED,
@@ -63,7 +68,7 @@ class Storm:
     async def packets_arrive(self, queue):
         for turn in range(50):
             for _ in range(self.dice.choice([1, 1, 2, 5, 30])):
-                self.backend.kernel.enqueue(0, PacketIn(PAYLOAD, values=TRACKED))
+                self.backend.kernel.enqueue(0, self.dice.choice(PACKETS))
             self.backend._wake()
             if self.dice.random() < 0.2:
                 queue.configure(max_len=60)  # which reads what has just arrived
@@ -85,7 +90,8 @@ class Storm:
         elif chance < 0.8:
             packet.stop(mark=self.dice.randrange(3))
         elif chance < 0.9:
-            packet.accept(connmark=3)
+            # A tag may be refused, and so keeps later verdicts from being joined for a while.
+            packet.accept(**({"vlan": (0x8100, 3)} if packet.l2hdr else {"connmark": 3}))
         else:
             packet.hold()
             self.held.append(packet)

@@ -43,6 +43,7 @@ _FIRST_DRAIN = 8
 _NOTHING = Received([])
 # Pause before a send that found no memory is tried again.
 _RETRY_S = 0.001
+_U32 = 0xFFFFFFFF
 
 
 class Link:
@@ -63,6 +64,7 @@ class Link:
       overruns: see `Statistics`.
       truncated: likewise.
       foreign: likewise.
+      watchers: called with the packets of each read.
     """
 
     def __init__(
@@ -71,6 +73,8 @@ class Link:
         backend: Backend,
         ahead: ReadAhead,
         error_handler: ErrorHandler | None,
+        *,
+        inherited: bool = False,
     ) -> None:
         self.protocol = protocol
         self.backend = backend
@@ -86,6 +90,7 @@ class Link:
         self.overruns = 0
         self.truncated = 0
         self.foreign = 0
+        self.watchers: tuple[Callable[[list[Packet]], object], ...] = ()
         self._drain_limit = _FIRST_DRAIN
         self._outbox: deque[bytes] = deque()
         self._retrying = False
@@ -94,6 +99,11 @@ class Link:
         self._nursery: trio.Nursery | None = None
         self._last_row: QueueRow | None = None
         protocol.ended_error = self._ended_error
+        self._drops_before = self._socket_drops() or 0
+        if inherited and (row := self.row()) is not None:
+            # What the socket has lost so far, answers apart, is counted in the row.
+            self._drops_before -= row.user_dropped
+            self.answers_lost = 0
 
     def attach(self, nursery: trio.Nursery) -> None:
         """Know the trio run, and the nursery for what must be retried later."""
@@ -238,6 +248,8 @@ class Link:
         packets = self.protocol.receive(received.datagrams)
         if packets:
             self.ahead.append(packets)
+            for watch in self.watchers:
+                watch(packets)
         self.overruns += received.overruns
         self.truncated += received.truncated
         self.foreign += received.foreign
@@ -398,6 +410,8 @@ class Link:
     def row(self) -> QueueRow | None:
         """Our row of /proc; after the end, the last one seen. Counts lost answers besides."""
         if not self.closed and self.failure is None:
+            # First, so that a packet lost meanwhile makes the difference less, not more.
+            drops = self._socket_drops()
             # A namespace that is gone, or a backend that broke, has no rows; that is no error.
             with suppress(OSError, trio.ClosedResourceError):
                 port_id = self.backend.port_id
@@ -409,9 +423,18 @@ class Link:
                     ),
                     None,
                 )
-                if row is not None:
-                    self.answers_lost = max(0, self.backend.socket_drops() - row.user_dropped)
+                if row is not None and drops is not None:
+                    # Both have 32 bits and start again at 0.
+                    lost = (drops - self._drops_before - row.user_dropped) & _U32
+                    if lost <= _U32 >> 1:
+                        self.answers_lost = max(self.answers_lost, lost)
         return self._last_row
+
+    def _socket_drops(self) -> int | None:
+        """What the receive buffer refused; None where the kernel does not tell (before 4.12)."""
+        with suppress(OSError, trio.ClosedResourceError):
+            return self.backend.socket_drops()
+        return None
 
     @trio.lowlevel.enable_ki_protection
     def close(self, policy: Verdict) -> BaseException | None:

@@ -228,7 +228,13 @@ class QueueManager:
                     None if index is None else backend.interface_name(index)
                 ),
             )
-            link = Link(protocol, backend, ReadAhead(self._checkpoint_every), self._error_handler)
+            link = Link(
+                protocol,
+                backend,
+                ReadAhead(self._checkpoint_every),
+                self._error_handler,
+                inherited=self._inherited,
+            )
             if not self._inherited:
                 _bind(link)
         except BaseException:

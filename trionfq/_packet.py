@@ -29,9 +29,9 @@ from trionfq._verdict import (
     plain_decision,
     queue_code,
 )
-from trionfq._verdict_conntrack import CONNTRACK_CHANGES, check_connection
+from trionfq._verdict_conntrack import check_connection
 from trionfq.schema.nfnetlink import Family
-from trionfq.schema.nfqueue import CopyMode, SkbInfo
+from trionfq.schema.nfqueue import MAX_COPY_RANGE, CopyMode, SkbInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -201,7 +201,7 @@ class Packet(PacketAttributes):
         told = decision(code, {**changes, "payload": payload} if payload is not None else changes)
         if notes:
             told = told._replace(unfixed=notes)
-        if told.risky:
+        if not told.plain and (told.bridge or told.conntrack):
             self._check_changes(changes, told)
         self._decision = told
         owner.give(self)
@@ -257,8 +257,8 @@ class Packet(PacketAttributes):
                 f"l2hdr: expected {len(self.l2hdr or b'')} bytes as received, got {len(l2hdr)}; "
                 "the kernel would drop the packet"
             )
-        self._owner.check_conntrack(changes)
-        if not CONNTRACK_CHANGES.isdisjoint(changes):
+        if told.conntrack:
+            self._owner.check_conntrack(changes)
             new = told.payload
             check_connection(
                 changes,
@@ -331,8 +331,8 @@ class Packet(PacketAttributes):
         if self.truncated:
             raise LocalProtocolError(
                 f"packet {self.id} was copied only in part ({len(self._copied())} of "
-                f"{self.original_length} bytes): sending that back would cut it; raise copy_range "
-                "to rewrite packets"
+                f"{self.original_length} bytes): sending that back would cut it; "
+                + _way_to_copy(self.original_length, gso=bool(self.skb_info & SkbInfo.GSO))
             )
         old = self._copied()
         least = self._least_payload(old)
@@ -473,6 +473,17 @@ class Packet(PacketAttributes):
         return IPView(self.payload)
 
 
+def _way_to_copy(length: int, *, gso: bool) -> str:
+    """What to do so that packets of this length can be rewritten."""
+    if length <= MAX_COPY_RANGE:
+        return "raise copy_range to rewrite packets"
+    way = "open the queue without QueueFlags.GSO" if gso else "lower the device's MTU"
+    return (
+        f"no copy is longer than {MAX_COPY_RANGE} bytes (nla_len is 16 bits): to rewrite such "
+        f"packets, {way} (loopback: ip link set lo mtu {MAX_COPY_RANGE})"
+    )
+
+
 _new = object.__new__
 
 
@@ -507,6 +518,11 @@ def decide_all(packets: Iterable[Packet], code: int, changes: Changes) -> None:
             owner.give(packet)
         elif not packet.decided:
             packet.decide(code, changes)
+
+
+def twin(packet: Packet, owner: QueueProtocol) -> Packet:
+    """The packet as it came, for another owner: what is decided of it does not touch this one."""
+    return Packet(packet.id, packet._datagram, packet._shape, owner, packet._received_ns)  # noqa: SLF001
 
 
 def verdict_of(packet: Packet) -> Decision:

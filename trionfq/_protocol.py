@@ -529,10 +529,10 @@ class QueueProtocol:
         for packet, told in zip(self._given, verdicts_of(self._given), strict=True):
             pending.append((packet.id, told))
             filed.pop(packet.id, None)
-            if told.risky:
+            if told.bridge:
                 ledger.unsettled[packet.id] = Unsettled(packet, told)
         for packet_id, told in self._by_id:
-            if told.risky:
+            if told.bridge:
                 ledger.unsettled[packet_id] = Unsettled(None, told)
         self._given.clear()
         self._by_id.clear()

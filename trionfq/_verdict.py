@@ -87,8 +87,9 @@ class Decision(NamedTuple):
       plain: carries nothing that a batch could not carry.
       form: names of a plain decision's attributes, each one u32.
       values: their values.
-      risky: the kernel may refuse it and keep the packet.
-      bridge: changes a link-layer header; if the kernel refuses that, the packet is lost.
+      conntrack: changes the packet's connection; the kernel ignores what it dislikes of that.
+      bridge: changes a link-layer header: the one change that a kernel may refuse. Where it has
+        looked at that header, the packet is lost; else it keeps the packet.
       payload: the new payload, None where unchanged.
       unfixed: what of the new payload could not be repaired.
     """
@@ -98,7 +99,7 @@ class Decision(NamedTuple):
     plain: bool = True
     form: tuple[str, ...] = ()
     values: tuple[int, ...] = ()
-    risky: bool = False
+    conntrack: bool = False
     bridge: bool = False
     payload: bytes | None = None
     unfixed: tuple[Unfixed, ...] = ()
@@ -238,12 +239,12 @@ def decision(code: int, changes: Mapping[str, Any]) -> Decision:
     payload = changes.get("payload")
     if payload is not None:
         payload = as_payload(payload)
-    risky = bool(connection or changes.keys() & _BRIDGE)
+    bridge = bool(changes.keys() & _BRIDGE)
     return Decision(
         code,
         tuple(attributes),
-        plain=payload is None and not risky,
-        risky=risky,
-        bridge=bool(changes.keys() & _BRIDGE),
+        plain=payload is None and not connection and not bridge,
+        conntrack=bool(connection),
+        bridge=bridge,
         payload=payload,
     )
