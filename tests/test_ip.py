@@ -161,6 +161,30 @@ def test_addresses_protocol_ports_and_data_are_what_scapy_built(
         assert view.transport_offset == len(payload) - len(transport)
 
 
+@pytest.mark.parametrize("new", [b"", b"odd", b"data that are longer than the old"])
+@pytest.mark.parametrize(
+    ("packet", "data"), [(c[1], c[4]) for c in PACKETS], ids=[c[0] for c in PACKETS]
+)
+def test_data_are_replaced_and_nothing_else(packet: Packet, data: bytes | None, new: bytes) -> None:
+    for trailer in (b"", b"behind the packet"):
+        payload = bytes(packet) + trailer
+        if data is None:
+            with pytest.raises(ValueError, match="with_data: expected TCP, UDP"):
+                IPView(payload).with_data(new)
+            continue
+        behind = bytes(packet)[-2:] + trailer if data == b"ab" else trailer  # UDP ends before IP
+        start = len(payload) - len(behind) - len(data)
+        assert payload[start:] == data + behind
+        assert IPView(payload).with_data(new) == payload[:start] + new + behind
+
+
+def test_a_view_is_told_in_one_line() -> None:
+    packet = IPV4 / UDP(sport=1000, dport=53) / b"query"
+    told = "<IPView v4 10.7.0.1 > 10.7.0.2 protocol 17 1000>53 33 bytes>"
+    assert repr(IPView(bytes(packet))) == told
+    assert repr(IPView(b"")) == "<IPView vNone None > None protocol None 0 bytes>"
+
+
 @pytest.mark.parametrize("packet", [c[1] for c in PACKETS], ids=[c[0] for c in PACKETS])
 def test_every_truncation_gives_what_is_still_there(packet: Packet) -> None:
     payload = bytes(packet)

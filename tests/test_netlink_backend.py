@@ -378,6 +378,16 @@ def test_closing_outside_trio_works_and_leaves_no_descriptor() -> None:
 # Ports, options and buffers
 
 
+def test_its_descriptor_is_told_until_it_is_closed() -> None:
+    backend = NetlinkBackend()
+    with socket.socket(fileno=os.dup(backend.fileno())) as same:
+        assert same.getsockname()[0] == backend.port_id
+        assert same.getsockopt(270, NetlinkOption.EXT_ACK) == 1  # SOL_NETLINK
+    backend.close()
+    with pytest.raises(trio.ClosedResourceError):
+        backend.fileno()
+
+
 def test_two_sockets_have_two_ports() -> None:
     first, second = NetlinkBackend(), NetlinkBackend()
     assert 0 not in (first.port_id, second.port_id)

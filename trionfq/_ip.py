@@ -201,23 +201,52 @@ class IPView:
         and where the transport's header is not all there. A truncated packet gives what was
         copied.
         """
-        transport = self._transport()
-        size = len(transport)
+        place = self._data_place()
+        return None if place is None else self.payload[place]
+
+    def with_data(self, data: bytes) -> bytes:
+        """The packet with something else in the place of `data`, all other bytes as they are.
+
+        Lengths and checksums are still those of before. Set it as a packet's payload, which
+        repairs them, or give it to `trionfq.repair` with the old payload as ``original``. TCP's
+        sequence numbers are nobody's to repair: they fit only data of the same size.
+
+        Args:
+          data: what the transport shall carry.
+
+        Raises:
+          ValueError: the packet has no such place: `data` is None.
+        """
+        place = self._data_place()
+        if place is None:
+            raise ValueError(
+                f"with_data: expected TCP, UDP, UDP-Lite, SCTP, DCCP or ICMP with its whole "
+                f"header, and no later fragment, got {self!r}"
+            )
+        return b"".join((self.payload[: place.start], data, self.payload[place.stop :]))
+
+    def _data_place(self) -> slice | None:
+        """Where in the payload the transport's data are."""
+        offset = self._headers.transport_offset
+        if offset is None or self._headers.fragment_offset:
+            return None
+        payload, end = self.payload, self._end
+        size = end - offset
         if self.protocol == TCP:
-            header = transport[12] >> 4 << 2 if size >= 20 else 0
+            header = payload[offset + 12] >> 4 << 2 if size >= 20 else 0
             least = 20
         elif self.protocol == DCCP:
-            header = transport[4] << 2 if size >= 12 else 0
+            header = payload[offset + 4] << 2 if size >= 12 else 0
             least = 12
         else:
             header = least = _FIXED_HEADER_BYTES.get(self.protocol or 0, 0)
         if not header or header < least or header > size:
             return None
         if self.protocol == UDP:
-            length = transport[4] << 8 | transport[5]
+            length = payload[offset + 4] << 8 | payload[offset + 5]
             if header <= length < size:
-                return transport[header:length]
-        return transport[header:]
+                end = offset + length
+        return slice(offset + header, end)
 
     def _transport(self) -> bytes:
         """Give header and data of the transport, ``b""`` where there are none."""

@@ -106,6 +106,22 @@ async def test_udp(pair: Pair, family: int) -> None:
     assert pair.b.counters()[names[family]] == 1  # the one that was not repaired
 
 
+@each_family
+@pytest.mark.parametrize("data", [b"", b"odd", NEW])
+async def test_data_are_replaced_in_their_transport(pair: Pair, family: int, data: bytes) -> None:
+    queue_rule(pair.a, "OUTPUT", "-p udp", family=family)
+    udp = Datagrams(pair.a, pair.b, address(pair, family))
+    async with open_queue(0, namespace=pair.a.name) as queue:
+        udp.send(OLD)
+        [packet] = await take(queue, 1)
+        assert packet.ip.data == OLD
+        packet.payload = packet.ip.with_data(data)
+        assert packet.ip.data == data
+        assert packet.unfixed == ()
+        packet.accept()
+        assert await receive(udp.receiver, timeout_s=LIMIT_S) == data
+
+
 async def test_udp_that_uses_no_checksum_goes_on_without(pair: Pair) -> None:
     queue_rule(pair.a, "OUTPUT", "-p udp")
     udp = Datagrams(pair.a, pair.b, pair.b4)

@@ -762,7 +762,7 @@ async def test_a_child_that_inherits_the_socket_answers_what_its_parent_read(
     two.accept()
     await trio.lowlevel.checkpoint()
     assert queue.undecided_ids == [1, 3]
-    fd = backend._socket.fileno()
+    fd = backend.fileno()
     child = ns.popen(
         [sys.executable, "-c", HEIR, str(fd), "1", "3"],
         stdin=subprocess.PIPE,

@@ -143,6 +143,17 @@ class NetlinkBackend:
         """The socket's netlink port id, as the owner's column of /proc shows it."""
         return self._port_id
 
+    def fileno(self) -> int:
+        """The socket's descriptor: for options that have no name here, or for a process to inherit.
+
+        It stays the backend's, which reads from it and closes it.
+
+        Raises:
+          trio.ClosedResourceError: the backend is closed.
+        """
+        self._check_open()
+        return self._socket.fileno()
+
     @property
     def receive_buffer_bytes(self) -> int:
         """The receive buffer there is, in bytes as for SO_RCVBUF (half of what getsockopt tells).
