@@ -1,7 +1,7 @@
 # Each target does all of its own set-up: it needs make and python3 (3.11 or newer), nothing else.
 .POSIX:
 .NOTPARALLEL:
-.PHONY: help demo test test-guest lint docs wheel bench clean
+.PHONY: help demo test test-guest kernels lint docs wheel bench clean
 
 bin = .venv/bin
 ARGS =
@@ -10,6 +10,7 @@ help:
 	@echo 'make demo    a policy decides a recorded capture, then live packets where allowed'
 	@echo 'make test    all tests, with the kernel where this machine allows it; ARGS="-k name"'
 	@echo 'make test-guest   those of them that run on kernel 6.1, in a guest'
+	@echo 'make kernels   docs/kernels.*: what was seen on which kernel, when that has changed'
 	@echo 'make lint    ruff, mypy, import rules'
 	@echo 'make docs    docs/_build/html'
 	@echo 'make wheel   dist/*.whl, installed elsewhere and tried'
@@ -28,6 +29,11 @@ test:
 test-guest:
 	@tools/setup.sh test
 	@tools/with_namespaces.sh --anyway $(bin)/python -m pytest -m guest tests/guest tests/kernel $(ARGS)
+
+# Only by this command: a file that changed with every run would tell nothing.
+kernels:
+	@tools/setup.sh test
+	@tools/with_namespaces.sh --anyway $(bin)/python -m pytest tests/guest tests/kernel --kernels-table $(ARGS)
 
 lint:
 	@tools/setup.sh dev

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from tests.guest import plugin as guest
+from tests.guest.kernels import add_options
 
 if "TRIONFQ_IN_GUEST" not in os.environ:  # there is no time for it there
     from hypothesis import settings
@@ -22,6 +23,11 @@ if "TRIONFQ_IN_GUEST" not in os.environ:  # there is no time for it there
 # a test starts and interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What can be asked of a run that has two kernels."""
+    add_options(parser)
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -25,7 +25,7 @@ IN_GUEST = "TRIONFQ_IN_GUEST" in os.environ
 MODULES = (
     *("nfnetlink_queue", "nft_queue", "nf_conntrack_netlink", "nft_ct", "nft_nat", "nft_chain_nat"),
     *("nft_meta_bridge", "nft_compat", "xt_conntrack", "xt_connmark", "xt_NFQUEUE", "xt_mark"),
-    *("xt_comment", "nlmon", "macvlan", "dummy", "cls_cgroup"),
+    *("xt_comment", "nlmon", "macvlan", "dummy", "cls_cgroup", "nft_numgen"),
     *("nf_tables", "ip_tables", "ip6_tables", "iptable_filter", "iptable_mangle", "veth", "bridge"),
     *("br_netfilter", "8021q", "vrf", "sctp", "sch_netem"),
     *("xt_conntrack", "xt_CT", "xt_connlabel", "xt_nat", "xt_SECMARK", "xt_CONNSECMARK"),
@@ -36,6 +36,7 @@ MODULES = (
         "nf_nat_ftp",
         "iptable_raw",
         "iptable_nat",
+        "nfnetlink_cthelper",
     ),
 )
 
@@ -79,6 +80,7 @@ FEATURES: dict[str, Callable[[], bool]] = {
     "conntrack": lambda: _runs("iptables -A OUTPUT -m conntrack --ctstate NEW"),
     "conntrack-glue": _conntrack_glue,
     "conntrack-glue-module": lambda: IN_GUEST,
+    "user-helper": lambda: IN_GUEST,
     "secmark": lambda: _runs("iptables -t mangle -A OUTPUT -j SECMARK --selctx unconfined"),
     "nft-queue": lambda: _runs(
         "nft add table inet t",

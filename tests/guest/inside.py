@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from .features import IN_GUEST, why_not_in_guest
+from .kernels import PROPERTY
 from .machine import RESULTS_FD, TEST_LIMIT_S
 
 sys.modules["hypothesis"] = None  # type: ignore[assignment]  # pytest-trio would import it
@@ -99,6 +100,7 @@ class Reporter:
             text="\n".join(texts),
             sections=sections,
             seconds=round(sum(report.duration for report in self._phases), 2),
+            seen=dict(self._phases[-1].user_properties).get(PROPERTY),
         )
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from .features import IN_GUEST, lacking, why_not_in_guest
 from .image import SERIES, Kernel, ready
+from .kernels import PROPERTY, STASH, WRITE, Seen, family, whole
 from .machine import why_not
 from .run import GuestRun
 
@@ -27,6 +29,9 @@ RUN = pytest.StashKey[GuestRun | str]()
 """Of a session: its guest, or why it has none."""
 
 LEFT_OUT = pytest.StashKey[dict[str, list[str]]]()
+
+LAST = "tests/guest/test_kernels.py"
+"""What these tests look at is complete when all others are over."""
 
 
 class GuestFailure(Exception):  # noqa: N818
@@ -52,6 +57,8 @@ class GuestItem(pytest.Item):
             pytest.skip(run)
         result = run.result(self.test)
         self.user_properties.append(("guest_seconds", result.seconds))
+        if result.seen is not None:
+            self.user_properties.append((PROPERTY, result.seen))
         if result.outcome == "failed":
             for title, text in result.sections.items():
                 self.add_report_section("call", title.removeprefix("Captured "), text)
@@ -149,8 +156,14 @@ class Selection:
             else:
                 kept.append(item)
         config.stash[LEFT_OUT] = left_out
-        gone = {nodeid for nodeids in left_out.values() for nodeid in nodeids}
-        config.hook.pytest_deselected(items=[item for item in items if item.nodeid in gone])
+        last = [item for item in kept if item.nodeid.startswith(LAST)]
+        kept = [item for item in kept if not item.nodeid.startswith(LAST)]
+        if whole(config):
+            kept += last
+        elif config.getoption(WRITE):
+            raise pytest.UsageError(f"{WRITE} needs every kernel test, without a selection")
+        gone = set(items).difference(kept)
+        config.hook.pytest_deselected(items=[item for item in items if item in gone])
         items[:] = kept
 
     def pytest_terminal_summary(
@@ -178,6 +191,13 @@ class Selection:
                 terminalreporter.line(f"  {seconds:.1f} s {test}")
 
 
+def kernel_of(item: pytest.Item) -> str | None:
+    """The series of the kernel that a test talks to, None where it is no kernel test."""
+    if FOLDERS[0] not in item.path.parents:
+        return None
+    return SERIES if isinstance(item, GuestItem) else family(platform.release())
+
+
 def register(config: pytest.Config) -> None:
     """Declare the markers and, outside a guest, bring the hooks in."""
     for line in (
@@ -189,3 +209,5 @@ def register(config: pytest.Config) -> None:
     if not IN_GUEST:
         config.pluginmanager.register(Plugin(), "trionfq-guest")
         config.pluginmanager.register(Selection(), "trionfq-guest-selection")
+        config.stash[STASH] = Seen(kernel_of)
+        config.pluginmanager.register(config.stash[STASH], "trionfq-seen")

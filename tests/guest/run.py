@@ -32,12 +32,14 @@ class Result:
       text: the traceback, or the reason.
       seconds: that it took, in the guest's time.
       sections: what it printed, by title.
+      seen: what it exchanged with the kernel (kernels.py), None where it was not watched.
     """
 
     outcome: str
     text: str = ""
     seconds: float = 0.0
     sections: dict[str, str] = field(default_factory=dict)
+    seen: dict[str, Any] | None = None
 
 
 class GuestRun:
@@ -137,7 +139,11 @@ class GuestRun:
                 case "end":
                     self._running = None
                     self._results[said["test"]] = Result(
-                        said["outcome"], said["text"], said["seconds"], said["sections"]
+                        said["outcome"],
+                        said["text"],
+                        said["seconds"],
+                        said["sections"],
+                        said["seen"],
                     )
                 case "error":
                     self._errors.append(said["text"])

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 
 from tests.guest.features import IN_GUEST, MODULES
+from tests.guest.kernels import seen_by
 
+from ._seen import Watch
 from .harness import (
     Bridged,
     Forwarding,
@@ -113,6 +115,38 @@ def bridged() -> Iterator[Bridged]:
             yield net
     except NoBridgeError as error:
         pytest.skip(str(error))
+
+
+# --- what is exchanged with the kernel is noted ---------------------------------------------------
+
+WATCH = pytest.StashKey[Watch]()
+
+UNWATCHED = {
+    "test_coalescing.py",
+    "test_receive_buffer.py",
+    "test_opening_and_closing_sixty_times_under_load_loses_nothing",
+}
+"""Files and tests about a load, which a look at every packet would change."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, None, None]:
+    """Watch a test of this folder."""
+    if isinstance(item, pytest.Function) and not UNWATCHED & {item.path.name, item.originalname}:
+        item.stash[WATCH] = Watch()
+        item.stash[WATCH].start()
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+    """Its report, the last one of the test, says what it saw."""
+    try:
+        return (yield)
+    finally:
+        watch = item.stash.get(WATCH, None)
+        if watch is not None:
+            item.user_properties.append(seen_by(watch.stop()))
 
 
 # --- skips are counted, said aloud, and failures where the kernel is required ---------------------
