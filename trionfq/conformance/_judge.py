@@ -1,0 +1,376 @@
+"""The judge: records in, findings out.
+
+Three things are kept: the settings of each queue, the packets that wait, and the latest requests
+that may still be answered. A request is followed as the kernel would do it, when it passes; an
+answer that refuses it takes its effects back.
+"""
+
+from __future__ import annotations
+
+import errno
+import struct
+from typing import TYPE_CHECKING
+
+from trionfq.conformance._config import command_of, judge_config
+from trionfq.conformance._context import Context, Message, Place
+from trionfq.conformance._findings import Finding, Report, Totals
+from trionfq.conformance._packets import judge_packet
+from trionfq.conformance._requests import BOUND_ANEW, Request, Requests
+from trionfq.conformance._shapes import EXTACK_SHAPE, OPERATION_SHAPES
+from trionfq.conformance._verdicts import judge_verdict
+from trionfq.conformance._walk import (
+    GENMSG_BYTES,
+    HEADER_BYTES,
+    Attribute,
+    Header,
+    attributes,
+    headers,
+    order_of,
+)
+from trionfq.schema import Direction
+from trionfq.schema._constructs import HOST_ORDER
+from trionfq.schema.netlink import MessageFlags, Type
+from trionfq.schema.nfnetlink import NFNETLINK_V0, Subsystem
+from trionfq.schema.nfqueue import NFQA, ConfigCommand, MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from trionfq.captures import Record
+    from trionfq.conformance._queues import QueueState
+    from trionfq.conformance._shapes import OperationShape
+    from trionfq.schema import Order
+
+_ERROR_NUMBERS = {"little": struct.Struct("<i"), "big": struct.Struct(">i")}
+_ERROR_BYTES = 4
+# Plain integers: an IntFlag takes a microsecond for every `&`.
+_REQUEST, _ACK = int(MessageFlags.REQUEST), int(MessageFlags.ACK)
+_CAPPED, _TLVS = int(MessageFlags.CAPPED), int(MessageFlags.ACK_TLVS)
+_NESTS = tuple(NFQA.by_name[name].number for name in ("ct", "vlan"))
+_ENOTSUPP = 524
+_FROM_KERNEL_TYPES = (Type.ERROR, Type.DONE, Type.OVERRUN, MessageType.PACKET)
+
+
+class Judge:
+    """Judges the records of one capture, in order.
+
+    Attributes:
+      totals: what was judged so far.
+    """
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self._context = Context(self.totals)
+        self._queues: dict[int, QueueState] = {}
+        self._requests = Requests()
+        self._order: Order | None = None
+
+    def feed(self, index: int, record: Record) -> list[Finding]:
+        """Judge one record.
+
+        Args:
+          index: its place in the capture, from 0.
+          record: the record; one without a datagram is passed over.
+        """
+        time_ns, direction, datagram, _notes = record
+        if not datagram:
+            return []
+        self.totals.records += 1
+        order = self._order_of(datagram, direction)
+        faults: list[tuple[int, str, int, str, str]] = []
+        found: list[Header] = []
+
+        def framing(rule: str, offset: int, field: str, text: str) -> None:
+            # Padding belongs to the message in front of it; the others are of the next one.
+            number = len(found) - (rule == "NFQ211")
+            faults.append((number, rule, offset, field, text))
+
+        for header in headers(datagram, order, framing):
+            found.append(header)
+        foreign = [self._is_foreign(datagram, header, order) for header in found]
+        self.totals.foreign += sum(foreign)
+        if foreign and all(foreign):
+            return []
+        if direction is None:
+            from_kernel = bool(found) and found[0].type in _FROM_KERNEL_TYPES
+            direction = Direction.FROM_KERNEL if from_kernel else Direction.TO_KERNEL
+        unbound = self._unbound(datagram, found, order)
+        for number, header in enumerate(found):
+            if not foreign[number]:
+                self._context.at(Place(index, time_ns, direction, number))
+                unbinds = any(place > number for place in unbound)
+                last = number == len(found) - 1
+                self._message(datagram, header, order, unbinds=unbinds, last=last)
+        for number, rule, offset, field, text in faults:
+            self._context.at(Place(index, time_ns, direction, number))
+            self._context.fault(rule, offset, field, text)
+        return self._context.take()
+
+    def finish(self) -> list[Finding]:
+        """The capture is over: what is still open is reported."""
+        for state in self._queues.values():
+            state.end(self._context, "undecided when the capture ended")
+        self._requests.end(self._context)
+        return self._context.take()
+
+    def _order_of(self, datagram: bytes, direction: Direction | None) -> Order:
+        """The host's byte order: that of the first datagram, or of what the kernel sends since."""
+        found = order_of(datagram)
+        if found is not None and (self._order is None or direction is Direction.FROM_KERNEL):
+            self._order = found
+        return self._order or HOST_ORDER
+
+    def _is_foreign(self, datagram: bytes, header: Header, order: Order) -> bool:
+        """Whether a message is none of the queue subsystem, and no answer to one."""
+        if header.type == Type.ERROR:
+            request = header.at + HEADER_BYTES + _ERROR_BYTES
+            if request + HEADER_BYTES > header.end:
+                return False
+            type_ = int.from_bytes(datagram[request + 4 : request + 6], order)
+            return type_ >> 8 != Subsystem.QUEUE
+        return header.type >> 8 != Subsystem.QUEUE
+
+    def _unbound(self, datagram: bytes, found: list[Header], order: Order) -> list[int]:
+        """Which messages of a datagram of several unbind a queue."""
+        if len(found) == 1:
+            return []
+        return [
+            number
+            for number, header in enumerate(found)
+            if header.type == MessageType.CONFIG
+            and command_of(self._read(datagram, header, order, silent=True)) == ConfigCommand.UNBIND
+        ]
+
+    def _read(
+        self, datagram: bytes, header: Header, order: Order, *, silent: bool = False
+    ) -> Message:
+        """A message that has room for its nfgenmsg."""
+        operation = OPERATION_SHAPES[header.type & 0xFF]
+        start = header.at + HEADER_BYTES + GENMSG_BYTES
+        listed = attributes(
+            datagram,
+            start,
+            header.end,
+            operation.attributes,
+            order,
+            (lambda *_: None) if silent else self._context.fault,
+            to_kernel=operation.direction is Direction.TO_KERNEL,
+        )
+        return Message(
+            datagram,
+            header,
+            datagram[start - GENMSG_BYTES],
+            int.from_bytes(datagram[start - 2 : start], "big"),
+            listed,
+            {one.number: one for one in listed},
+        )
+
+    def _message(
+        self, datagram: bytes, header: Header, order: Order, *, unbinds: bool, last: bool
+    ) -> None:
+        context = self._context
+        self.totals.messages += 1
+        to_kernel = context.place.direction is Direction.TO_KERNEL
+        if header.type == Type.ERROR:
+            if to_kernel:
+                context.fault("NFQ107", header.at, "nlmsghdr.type", "NLMSG_ERROR to the kernel")
+            else:
+                self._answer(datagram, header, order)
+            return
+        operation = OPERATION_SHAPES.get(header.type & 0xFF)
+        if operation is None:
+            context.fault("NFQ106", header.at + 4, "nlmsghdr.type", f"type {header.type:#x}")
+            return
+        if to_kernel != (operation.direction is Direction.TO_KERNEL):
+            way = "to" if to_kernel else "from"
+            text = f"{operation.name} {way} the kernel"
+            context.fault("NFQ107", header.at + 4, "nlmsghdr.type", text)
+            return
+        start = header.at + HEADER_BYTES
+        if header.length < HEADER_BYTES + GENMSG_BYTES:
+            text = f"expected 4 bytes, got {header.end - start}"
+            context.fault("NFQ104", start, "nfgenmsg", text)
+            return
+        context.queue = int.from_bytes(datagram[start + 2 : start + 4], "big")
+        if (version := datagram[start + 1]) != NFNETLINK_V0:
+            context.fault("NFQ110", start + 1, "nfgenmsg.version", f"version {version}")
+        if to_kernel and header.length % 4 and not last:
+            context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
+        if to_kernel and not header.flags & _REQUEST:
+            context.fault("NFQ105", header.at + 6, "nlmsghdr.flags", f"{header.flags:#x}")
+            return
+        errors = context.errors
+        message = self._read(datagram, header, order)
+        message.unbinds = unbinds
+        self._judge_carried(message, operation)
+        if to_kernel:
+            self._request(message, operation, order, errors)
+        else:
+            self.totals.packets += judge_packet(context, message, self._queues)
+
+    def _judge_carried(self, message: Message, operation: OperationShape) -> None:
+        for one in message.listed:
+            known = operation.attributes.known.get(one.number)
+            if known is not None and one.number not in operation.carried:
+                self._context.fault(
+                    "NFQ208", one.at, known.constant, f"in a {operation.name} message"
+                )
+
+    def _request(
+        self, message: Message, operation: OperationShape, order: Order, errors: int
+    ) -> None:
+        """Follow a request; `errors` is the count before its attributes were read."""
+        context, header = self._context, message.header
+        wants_answer = bool(header.flags & _ACK)
+        request = Request(
+            context.place, header.at, header.type, header.seq, b"", wants_answer=wants_answer
+        )
+        if header.type == MessageType.CONFIG:
+            judge_config(context, message, self._queues, request)
+        else:
+            judge_verdict(
+                context,
+                message,
+                self._queues,
+                request,
+                batch=header.type == MessageType.VERDICT_BATCH,
+                members=self._members(message, operation, order),
+            )
+        request.explained = context.errors > errors
+        self._requests.add(context, request, message.datagram)
+
+    def _members(
+        self, message: Message, operation: OperationShape, order: Order
+    ) -> dict[int, list[Attribute]]:
+        """What stands within the nests of a verdict, whose faults were told before."""
+        found: dict[int, list[Attribute]] = {}
+        for number in _NESTS:
+            one = message.found.get(number)
+            inside = operation.attributes.known[number].shape.inside
+            if one is not None and inside is not None:
+                found[number] = attributes(
+                    message.datagram,
+                    one.start,
+                    one.end,
+                    inside,
+                    order,
+                    lambda *_: None,
+                    to_kernel=True,
+                )
+        return found
+
+    # --- answers
+
+    def _answer(self, datagram: bytes, header: Header, order: Order) -> None:
+        """NLMSG_ERROR: what became of a request."""
+        context = self._context
+        start = header.at + HEADER_BYTES
+        echo = start + _ERROR_BYTES
+        if header.end < echo + HEADER_BYTES:
+            text = f"expected 20 bytes, got {header.end - start}"
+            context.fault("NFQ112", start, "nlmsgerr", text)
+            return
+        number = _ERROR_NUMBERS[order].unpack_from(datagram, start)[0]
+        if number > 0:
+            context.fault("NFQ113", start, "nlmsgerr.error", f"error {number}")
+            return
+        length, type_, _flags, seq, _portid = struct.unpack_from(
+            "<IHHII" if order == "little" else ">IHHII", datagram, echo
+        )
+        end = min(header.end, echo + HEADER_BYTES)
+        if not header.flags & _CAPPED:
+            end = min(header.end, echo + length)
+        if header.flags & _TLVS:
+            self._extack(datagram, header, order, echo + (end - echo + 3) // 4 * 4)
+        request = self._requests.answered(type_, seq, datagram[echo:end])
+        if request is None:
+            if not self._requests.forgotten:
+                text = f"type {type_:#x}, sequence number {seq}"
+                context.fault("NFQ601", echo, "nlmsgerr.msg", text)
+            return
+        if number:
+            self._refused(request, -number)
+        elif request.before is not None:
+            request.before.end(context, BOUND_ANEW)
+
+    def _extack(self, datagram: bytes, header: Header, order: Order, start: int) -> None:
+        attributes(
+            datagram,
+            start,
+            header.end,
+            EXTACK_SHAPE,
+            order,
+            self._context.fault,
+            to_kernel=False,
+        )
+
+    def _refused(self, request: Request, number: int) -> None:
+        """The kernel refused a request: say so, and take its effects back."""
+        state = request.state
+        if request.type == MessageType.CONFIG:
+            self._config_refused(request, number)
+        elif state is not None:
+            self._verdict_refused(request, state, number)
+        elif not request.explained:
+            self._fault(request, "NFQ405", _name(number))
+
+    def _config_refused(self, request: Request, number: int) -> None:
+        state = request.state
+        if number == errno.EBUSY:
+            rule = "NFQ303"
+        elif number == errno.ENODEV and request.settings_only:
+            rule = "NFQ302"
+        else:
+            rule = "NFQ301"
+        if not request.explained:
+            self._fault(request, rule, _name(number))
+        if state is None:
+            return
+        if not request.settings_only:
+            if request.before is not None:
+                self._queues[state.number] = request.before
+                request.before.restore(list(state.waiting.values()))
+            else:
+                del self._queues[state.number]
+        elif number == errno.ENODEV:
+            state.bound = False
+
+    def _verdict_refused(self, request: Request, state: QueueState, number: int) -> None:
+        decided = request.decided
+        if number == errno.ENOENT:
+            rule = "NFQ404" if decided else "NFQ401"
+        elif number == errno.ENODEV:
+            rule = "NFQ409"
+        else:
+            rule = "NFQ405"
+        if not request.explained:
+            self._fault(request, rule, _name(number))
+        # A wrong VLAN tag or link-layer header is found when the packet has left the queue.
+        lost = number == errno.ENOENT or (number == errno.EINVAL and request.link_layer)
+        if not lost and self._queues.get(state.number) is state:
+            state.restore(decided)
+
+    def _fault(self, request: Request, rule: str, text: str) -> None:
+        queue = None if request.state is None else request.state.number
+        field = "config" if request.type == MessageType.CONFIG else "NFQA_VERDICT_HDR"
+        self._context.fault_at(
+            request.place, rule, request.offset, field, text, queue, request.packet_id
+        )
+
+
+def _name(number: int) -> str:
+    if number == _ENOTSUPP:
+        return "the kernel answered ENOTSUPP"
+    return f"the kernel answered {errno.errorcode.get(number, number)}"
+
+
+def judge_records(records: Iterable[Record]) -> Report:
+    """Judge the records of one capture; see `trionfq.conformance.judge`."""
+    judge = Judge()
+
+    def findings() -> Iterator[Finding]:
+        for index, record in enumerate(records):
+            yield from judge.feed(index, record)
+        yield from judge.finish()
+
+    return Report(findings(), judge.totals)
