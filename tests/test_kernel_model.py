@@ -61,6 +61,10 @@ VLAN: Value = (Attr(2, 0x2005), Attr(1, 0x8100))
 TIMESTAMP: Value = {"sec": 1, "usec": 2}
 CT: Value = (Attr(8, 5),)
 HELPED: Value = (Attr(5, (Attr(1, b"ftp\0"),), 0x8000),)
+REPLIED: Value = (Attr(3, 10),)
+FIXED: Value = (Attr(3, 8 | 1 << 10),)
+DYING: Value = (Attr(3, 8 | 1 << 9),)
+CHILD: Value = (Attr(3, 9), Attr(5, (Attr(1, b"ftp\0"),), 0x8000))
 EVERYTHING: dict[str, Value] = {
     "mark": 1,
     "timestamp": TIMESTAMP,
@@ -690,6 +694,10 @@ def test_a_bridged_packet_takes_a_vlan_tag_and_a_link_layer_header() -> None:
     assert values[N["l2hdr"]] == b"\xff" * 14
 
 
+def u32(number: int) -> bytes:
+    return number.to_bytes(4, "big")
+
+
 def raw(number: int, contents: bytes, *, length: int | None = None) -> bytes:
     header = struct.pack("=HH", 4 + len(contents) if length is None else length, number)
     return header + contents + bytes(-len(contents) % 4)
@@ -754,6 +762,18 @@ def test_a_vlan_nest_reads_longer_members_and_the_last_of_two() -> None:
         (True, {"ct": HELPED}, raw(5, raw(1, b"sip\0")), None),
         (True, {"ct": HELPED}, raw(5, raw(1, b"ftp\0")), {5: raw(1, b"ftp\0")}),
         (True, {"ct": HELPED}, raw(5, raw(1, b"\0")), {5: raw(1, b"\0")}),
+        (True, {"ct": REPLIED}, raw(3, u32(8)), None),  # SEEN_REPLY cannot be taken away
+        (True, {"ct": REPLIED}, raw(3, u32(14)), {3: u32(14)}),
+        (True, {"ct": REPLIED}, raw(3, u32(10 + 0x8000)), {3: u32(10 + 0x8000)}),
+        (True, {"ct": FIXED}, raw(7, u32(9)) + raw(3, u32(8)), None),
+        (True, {"ct": FIXED}, raw(3, u32(8)), {3: u32(8)}),
+        (True, {"ct": DYING}, raw(7, u32(9)) + raw(8, u32(7)), {7: u32(9)}),
+        # What stands before the member that is refused is applied.
+        (True, {"ct": CT}, raw(8, u32(7)) + raw(7, u32(9)) + raw(5, raw(1, b"x\0")), {7: u32(9)}),
+        (True, {"ct": CT}, raw(22, bytes(8)) + raw(23, bytes(4)), None),
+        (True, {"ct": CT}, raw(22, bytes(8)) + raw(23, bytes(8)), {22: bytes(8), 23: bytes(8)}),
+        (True, {"ct": CHILD}, raw(5, raw(1, b"\0")), None),
+        (True, {"ct": CHILD}, raw(5, raw(1, b"ftp\0")), {5: raw(1, b"ftp\0")}),
     ],
 )
 def test_a_connection_changes_only_through_the_glue_and_never_refuses_a_verdict(
@@ -765,6 +785,45 @@ def test_a_connection_changes_only_through_the_glue_and_never_refuses_a_verdict(
     received(sock)
     assert answer(sock, raw_verdict(1, raw(N["ct"], sent))).error == 0
     assert model.take_decisions()[0].changes.conntrack == expected
+
+
+TUPLE_AND_MASK = raw(2, b"") + raw(3, b"")
+
+
+@pytest.mark.parametrize(
+    ("connection", "changed", "sent", "taken"),
+    [
+        (HELPED, b"", TUPLE_AND_MASK, True),
+        (HELPED, b"", TUPLE_AND_MASK + raw(6, b"ftp\0") + raw(9, bytes(4)), True),
+        (CT, b"", TUPLE_AND_MASK, False),
+        (HELPED, raw(5, raw(1, b"\0")), TUPLE_AND_MASK, False),
+        (HELPED, raw(5, raw(1, b"sip\0")), TUPLE_AND_MASK, False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(9, u32(1)), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(11, b"sip\0"), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(6, b"sip\0"), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(8, b"\0"), False),
+        (HELPED, b"", raw(2, b""), False),
+    ],
+)
+def test_a_connection_is_expected_by_one_with_a_helper_whose_changes_were_all_taken(
+    connection: Value, changed: bytes, sent: bytes, taken: bool
+) -> None:
+    model = KernelModel(conntrack_glue=True)
+    sock = opened(model)
+    model.enqueue(0, packet(values={"ct": connection}))
+    received(sock)
+    request = raw_verdict(1, raw(N["ct"], changed), raw(N["exp"], sent))
+    assert answer(sock, request).error == 0
+    assert model.take_decisions()[0].changes.expect == (sent if taken else None)
+
+
+def test_an_expectation_without_a_connection_is_not_looked_at() -> None:
+    model = KernelModel(conntrack_glue=True)
+    sock = opened(model)
+    model.enqueue(0, packet(values={"ct": HELPED}))
+    received(sock)
+    assert answer(sock, raw_verdict(1, raw(N["exp"], TUPLE_AND_MASK))).error == 0
+    assert model.take_decisions()[0].changes.expect is None
 
 
 # --- configuration of other kernels

@@ -228,7 +228,9 @@ class Changes(NamedTuple):
       mark: new skb->mark.
       priority: new skb->priority.
       payload: new payload as asked for; the effect tells whether it was long enough.
-      conntrack: contents by CTA_* number, where the packet has a connection and the glue exists.
+      conntrack: contents by CTA_* number, as far as the connection takes them; None where the
+        packet has none, or the kernel no glue.
+      expect: contents of NFQA_EXP, where the connection takes it.
       vlan: new VLAN tag as (protocol, tci); bridge family only.
       l2hdr: new link-layer header; bridge family only.
     """
@@ -237,6 +239,7 @@ class Changes(NamedTuple):
     priority: int | None = None
     payload: bytes | None = None
     conntrack: Mapping[int, bytes] | None = None
+    expect: bytes | None = None
     vlan: tuple[int, int] | None = None
     l2hdr: bytes | None = None
 

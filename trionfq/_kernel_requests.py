@@ -11,9 +11,10 @@ from errno import EBUSY, EINVAL, ENODEV, ENOENT, EOPNOTSUPP, EPERM
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from . import _kernel_reader as reader
+from ._kernel_conntrack import conntrack_changes
 from ._kernel_reader import RefusedError
 from ._kernel_records import NO_CHANGES, Cause, Changes
-from ._kernel_verdict import apply, conntrack_changes, read_batch_changes, read_changes
+from ._kernel_verdict import apply, read_batch_changes, read_changes
 from .schema.netlink import MessageFlags, Type
 from .schema.nfnetlink import Subsystem
 from .schema.nfqueue import (
@@ -219,9 +220,9 @@ class Requests:
         if packet is None:
             raise RefusedError(ENOENT)
         glue = self._namespace.conntrack_glue
-        conntrack = conntrack_changes(request.found, packet) if glue else None
+        conntrack, expect = conntrack_changes(request.found, packet) if glue else (None, None)
         try:
-            changes = read_changes(request.found, packet, conntrack)
+            changes = read_changes(request.found, packet, conntrack, expect)
         except RefusedError:
             self._namespace.reinject(
                 queue, packet_id, packet, VerdictCode.DROP, Cause.VERDICT, NO_CHANGES

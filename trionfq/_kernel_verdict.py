@@ -9,7 +9,6 @@ from . import _kernel_reader as reader
 from ._kernel_reader import RefusedError
 from ._kernel_records import Changes, unverified
 from .schema import Attr
-from .schema.conntrack import CTA
 from .schema.nfnetlink import Family
 from .schema.nfqueue import NFQA, NFQA_VLAN
 
@@ -20,29 +19,14 @@ if TYPE_CHECKING:
 
 _N = {a.name: a.number for a in NFQA.attributes}
 _V = {a.name: a.number for a in NFQA_VLAN.attributes}
-_CT = {a.name: a.number for a in CTA.attributes}
 _VLAN_RULES = dict.fromkeys(_V.values(), reader.U16_RULE)
-# ct_nla_policy and help_nla_policy (nf_conntrack_netlink.c); the most bytes of labels apart.
-_CT_RULES = {
-    **{
-        _CT[name]: reader.U32_RULE
-        for name in ("status", "timeout", "mark", "id", "mark_mask", "status_mask")
-    },
-    **{
-        _CT[name]: reader.NEST_RULE
-        for name in ("tuple_orig", "tuple_reply", "protoinfo", "help", "nat_src", "nat_dst")
-    },
-    _CT["zone"]: reader.U16_RULE,
-}
-_GLUE = frozenset(
-    _CT[name] for name in ("timeout", "status", "help", "labels", "mark", "mark_mask")
-)
-_LABEL_BYTES = 16
-_HELP_NAME = 1
 
 
 def read_changes(
-    found: dict[int, bytes], packet: PacketIn, conntrack: Mapping[int, bytes] | None
+    found: dict[int, bytes],
+    packet: PacketIn,
+    conntrack: Mapping[int, bytes] | None,
+    expect: bytes | None,
 ) -> Changes:
     """The changes of one verdict.
 
@@ -58,7 +42,11 @@ def read_changes(
         if l2hdr is not None and isinstance(old, bytes) and len(l2hdr) != len(old):
             raise RefusedError(EINVAL)
     return read_batch_changes(found)._replace(
-        payload=found.get(_N["payload"]), conntrack=conntrack, vlan=vlan, l2hdr=l2hdr
+        payload=found.get(_N["payload"]),
+        conntrack=conntrack,
+        expect=expect,
+        vlan=vlan,
+        l2hdr=l2hdr,
     )
 
 
@@ -97,46 +85,6 @@ def apply(changes: Changes, packet: PacketIn) -> tuple[PacketIn, bool]:
 def _rewritten(packet: PacketIn, payload: bytes) -> PacketIn:
     """The kernel corrects nothing, and from here on takes no checksum for granted."""
     return unverified(packet._replace(payload=payload, original_length=None, segments=()))
-
-
-def conntrack_changes(found: dict[int, bytes], packet: PacketIn) -> Mapping[int, bytes] | None:
-    """What a verdict's NFQA_CT changes of the packet's connection, None where nothing.
-
-    ctnetlink_glue_parse takes timeout, status, help, labels and mark; a nest that it refuses
-    changes nothing, and nobody is told. A helper can only be named again or, by an empty name,
-    taken away. Labels are taken for possible, though a connection without room for them would have
-    the whole nest refused.
-    """
-    nest = found.get(_N["ct"])
-    connection = packet.values.get(_N["ct"])
-    if nest is None or not isinstance(connection, tuple):
-        return None
-    try:
-        inside = reader.attributes(nest, max(CTA.by_number), _CT_RULES, nested=True).found
-        if _CT["help"] in inside and not _may_help(inside[_CT["help"]], connection):
-            return None
-    except RefusedError:
-        return None
-    labels = inside.get(_CT["labels"], b"")
-    if len(labels) > _LABEL_BYTES or len(labels) % 4:
-        return None
-    return {number: inside[number] for number in inside if number in _GLUE}
-
-
-def _may_help(nest: bytes, connection: tuple[Attr, ...]) -> bool:
-    """Whether ctnetlink_change_helper takes a helper's name."""
-    name = reader.attributes(nest, _HELP_NAME, {}, nested=True).found.get(_HELP_NAME)
-    if name is None:
-        return False
-    name = name.rstrip(b"\0")
-    named = [
-        inside.value.rstrip(b"\0")
-        for attribute in connection
-        if attribute.number == _CT["help"] and isinstance(attribute.value, tuple)
-        for inside in attribute.value
-        if inside.number == _HELP_NAME and isinstance(inside.value, bytes)
-    ]
-    return not name or name in named
 
 
 def _vlan(nest: bytes | None) -> tuple[int, int] | None:
