@@ -12,23 +12,24 @@ from contextlib import closing
 from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from trionfq._capture_columns import Columns
+from trionfq._capture_columns import OTHER_LINK_TYPE, Columns
 from trionfq._capture_reader import open_capture
 from trionfq._capture_record import Record, byte_order, make_record
 from trionfq._codec import PacketReader
 from trionfq._errors import CaptureError, RemoteProtocolError
+from trionfq._record_source import RecordSource
 from trionfq.schema import Direction
 from trionfq.schema._constructs import HOST_ORDER
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Mapping
     from typing import Self
 
     from trionfq.schema import Order
 
 Source: TypeAlias = "str | os.PathLike[str] | Iterable[Record | bytes]"
-"""A capture file, or records, or PACKET datagrams; what is no list is read once, and so can only
-tell that it has several queues when it comes to the second."""
+"""A capture file, a `RecordSource`, or records, or PACKET datagrams; an iterator is read once, and
+so can only tell that it has several queues when it comes to the second."""
 
 # Items taken at a time, where nobody can notice: a caller's iterator is read one by one.
 _STEP: Final = 512
@@ -108,6 +109,8 @@ def columns(source: Source) -> Generator[Columns, None, None]:
     if isinstance(source, str | os.PathLike):
         with open_capture(source) as capture:
             yield from capture.columns
+    elif isinstance(source, RecordSource):
+        yield from source.columns()
     elif isinstance(source, Iterator):
         for item in source:
             yield _columns_of([item])
@@ -148,14 +151,28 @@ def queues_of(source: Source) -> set[int]:
     """The queues whose packets are in a recording, as far as it can be read.
 
     Raises:
-      CaptureError: the source is a file, and no capture.
+      CaptureError: the source is a file, and no capture; or one of other packets only.
       OSError: the file cannot be opened.
     """
     if isinstance(source, str | os.PathLike):
         with open_capture(source) as capture:
-            return _queues(capture.columns)
+            found = _queues(capture.columns)
+            if not found and (others := _other_packets(capture.skipped)):
+                raise CaptureError(
+                    f"no nfqueue traffic, but {others}: give trionfq.captures.PacketSource(path) "
+                    "instead of the path to have ordinary packets replayed"
+                )
+            return found
+    if isinstance(source, RecordSource):
+        return source.queues()
     with closing(columns(source)) as chunks:
         return _queues(chunks)
+
+
+def _other_packets(skipped: Mapping[str, int]) -> str:
+    """The packets of other link types that were left out, listed."""
+    kinds = [kind for kind in skipped if kind.startswith(OTHER_LINK_TYPE)]
+    return ", ".join(f"{kind}: {skipped[kind]}" for kind in kinds)
 
 
 def _queues(chunks: Iterable[Columns]) -> set[int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
+from trionfq._capture_compression import plain
 from trionfq._capture_record import (
     COOKED_BYTES,
     Cooked,
@@ -18,6 +19,7 @@ from trionfq._capture_record import (
 )
 from trionfq._capture_stream import ForwardReader, Interface, Remark, Tally
 from trionfq._errors import CaptureError
+from trionfq._link_types import link_type_text
 from trionfq._notes import Note, read_note
 from trionfq._pcap import PcapReader, file_order
 from trionfq._pcapng import PcapngReader, Section
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
     from trionfq._capture_stream import CapturedPacket
     from trionfq.schema import Direction, Order
 
+OTHER_LINK_TYPE: Final = "packet of link type "
+"""What the kinds of packets begin with that are passed over for their link type."""
+
 _MAGIC_BYTES: Final = 4
 _PCAPNG_MAGIC: Final = BlockType.SECTION_HEADER.to_bytes(_MAGIC_BYTES, "big")
-_GZIP_MAGIC: Final = b"\x1f\x8b"
 _COOKED_KEPT: Final = 64
 _MAX_NAMES: Final = 1 << 16
 
@@ -46,20 +50,26 @@ class Columns(NamedTuple):
 
 
 def file_reader(source: ForwardReader, tally: Tally, front: int = 0) -> PcapngReader | PcapReader:
-    """The reader of a pcapng or classic pcap stream; `front` as for `PcapngReader`.
+    """The reader of a pcapng or classic pcap stream, be it compressed or not.
+
+    Args:
+      source: the file.
+      tally: counts what is skipped.
+      front: as for `PcapngReader`.
 
     Raises:
       CaptureError: it is neither.
     """
-    source.available(_MAGIC_BYTES)
+    source = plain(source)
+    have = source.available(_MAGIC_BYTES)
     magic = source.buffer[:_MAGIC_BYTES]
+    if have < _MAGIC_BYTES and source.broken:
+        raise source.cut(_MAGIC_BYTES, have, "file")
     if magic == _PCAPNG_MAGIC:
         return PcapngReader(source, tally, front)
     order = file_order(magic)
     if order is not None:
         return PcapReader(source, order)
-    if magic.startswith(_GZIP_MAGIC):
-        raise CaptureError("a gzip file: give gzip.open(path, 'rb') instead of the path", offset=0)
     raise CaptureError(
         f"expected a pcapng or pcap file, got {magic.hex(' ') or 'an empty file'}", offset=0
     )
@@ -116,7 +126,7 @@ class ColumnReader:
                 is_netlink = where.link_type == LinkType.NETLINK
                 self._look_for_section()
             if not is_netlink:
-                self.tally.add(_link_type_name(packet.interface.link_type))
+                self.tally.add(f"packet of {link_type_text(packet.interface.link_type)}")
                 continue
             record = self._record(packet)
             if record is not None:
@@ -168,8 +178,3 @@ class ColumnReader:
 def _alone(record: Record) -> Columns:
     time_ns, direction, datagram, notes = record
     return Columns((time_ns,), (direction,), (datagram,), (notes,))
-
-
-def _link_type_name(number: int) -> str:
-    known = {int(each): each.name for each in LinkType}
-    return f"packet of link type {number}" + (f" ({known[number]})" if number in known else "")

@@ -36,6 +36,7 @@ class Interface(NamedTuple):
       multiplier: nanoseconds in a unit of time, 1 for units shorter than that.
       divisor: units of time in a nanosecond, 1 for longer ones.
       offset_ns: what is added to times, in nanoseconds.
+      number: its number in the section, from 0.
     """
 
     link_type: int
@@ -44,6 +45,7 @@ class Interface(NamedTuple):
     multiplier: int = 1
     divisor: int = 1
     offset_ns: int = 0
+    number: int = 0
 
 
 class CapturedPacket(NamedTuple):
@@ -80,12 +82,12 @@ class Tally:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def add(self, kind: str) -> None:
-        """Count one."""
+    def add(self, kind: str, count: int = 1) -> None:
+        """Count one, or several."""
         counts = self._counts
         if kind not in counts and len(counts) >= _KINDS_COUNTED:
             kind = _OTHER_KINDS
-        counts[kind] = counts.get(kind, 0) + 1
+        counts[kind] = counts.get(kind, 0) + count
 
     def counts(self) -> Mapping[str, int]:
         """How many of each kind, in order of first sight."""
@@ -96,13 +98,15 @@ class ForwardReader:
     """Reads a binary stream forward in chunks.
 
     ``buffer`` and ``at`` are for callers that parse in place: `at` is where the unread bytes
-    begin. They change with every call.
+    begin. They change with every call. Where reading the stream fails, what came before is read
+    first.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
         # What comes through a pipe is taken as it comes.
         self._read: Callable[[int], bytes] = getattr(stream, "read1", stream.read)
         self._base = 0
+        self._failure: CaptureError | OSError | None = None
         self.buffer = b""
         self.at = 0
 
@@ -111,15 +115,29 @@ class ForwardReader:
         """Offset in the stream of the next unread byte."""
         return self._base + self.at
 
+    @property
+    def broken(self) -> bool:
+        """Whether reading the stream has failed; what came before may still be there."""
+        return self._failure is not None
+
     def available(self, size: int) -> int:
-        """Have `size` bytes in the buffer; returns how many there are, fewer only at the end."""
+        """Have `size` bytes in the buffer; returns how many there are, fewer only at the end.
+
+        Raises:
+          CaptureError: nothing is left, and the stream did not end there but is broken.
+          OSError: likewise; it cannot be read.
+        """
         have = len(self.buffer) - self.at
         if have >= size:
             return have
         pieces = [self.buffer[self.at :]]
-        while have < size:
+        while have < size and self._failure is None:
             # Never more than a chunk at a time: a length is only believed as far as bytes come.
-            piece = self._read(CHUNK_BYTES)
+            try:
+                piece = self._read(CHUNK_BYTES)
+            except (CaptureError, OSError) as error:
+                self._failure = error
+                break
             if not piece:
                 break
             pieces.append(piece)
@@ -127,6 +145,8 @@ class ForwardReader:
         self._base += self.at
         self.at = 0
         self.buffer = b"".join(pieces)
+        if have == 0 and self._failure is not None:
+            raise self._broken()
         return have
 
     def take(self, size: int, what: str) -> bytes:
@@ -134,23 +154,45 @@ class ForwardReader:
 
         Raises:
           CaptureError: the stream ends before.
+          OSError: it cannot be read.
         """
         have = self.available(size)
         if have < size:
-            raise CaptureError(
-                f"{what}: expected {size} bytes, the file ends after {have}", offset=self.offset
-            )
+            raise self.cut(size, have, what)
         start = self.at
         self.at += size
         return self.buffer[start : self.at]
+
+    def cut(self, size: int, have: int, what: str) -> CaptureError | OSError:
+        """What to raise where the stream ends too early.
+
+        Args:
+          size: bytes that were expected.
+          have: bytes that are there.
+          what: of what.
+        """
+        if self._failure is not None:
+            return self._broken()
+        return CaptureError(
+            f"{what}: expected {size} bytes, the file ends after {have}", offset=self.offset
+        )
 
     def skip(self, size: int, what: str) -> None:
         """Pass over `size` bytes without keeping them.
 
         Raises:
           CaptureError: the stream ends before.
+          OSError: it cannot be read.
         """
         while size > 0:
             step = min(size, CHUNK_BYTES)
             self.take(step, what)
             size -= step
+
+    def _broken(self) -> CaptureError | OSError:
+        failure = self._failure
+        assert failure is not None
+        if isinstance(failure, CaptureError) and failure.offset is None:
+            end = self._base + len(self.buffer)
+            return CaptureError(str(failure), offset=end)
+        return failure

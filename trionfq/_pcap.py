@@ -1,7 +1,7 @@
 """Reading classic pcap, by the layouts of `trionfq.schema.pcapng` alone.
 
-Source: draft-ietf-opsawg-pcap. Its link type has 16 bits, with facts about frame check sequences
-above them, which netlink does not have.
+Source: draft-ietf-opsawg-pcap; for the patched kind of record libpcap's sf-pcap.c. The link type
+has 16 bits, with facts about frame check sequences above them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Final
 from trionfq._capture_stream import MAX_RECORD_BYTES, CapturedPacket, ForwardReader, Interface
 from trionfq._codec import derive
 from trionfq._errors import CaptureError
-from trionfq.schema.pcapng import PCAP_HEADER, PCAP_RECORD_HEADER, Magic
+from trionfq.schema.pcapng import (
+    PCAP_HEADER,
+    PCAP_PATCHED_RECORD_HEADER,
+    PCAP_RECORD_HEADER,
+    Magic,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,10 +27,11 @@ MAGIC_BYTES: Final = 4
 _LINK_TYPE_MASK: Final = 0xFFFF
 _MAJOR_VERSION: Final = 2
 _NS: Final = 10**9
-_FRACTION_NS: Final = {Magic.MICROSECONDS: 1000, Magic.NANOSECONDS: 1}
+_FRACTION_NS: Final = {Magic.MICROSECONDS: 1000, Magic.NANOSECONDS: 1, Magic.PATCHED: 1000}
 _ORDERS: Final[tuple[Order, ...]] = ("little", "big")
 _HEADERS: Final = {order: derive(PCAP_HEADER, order=order) for order in _ORDERS}
 _RECORDS: Final = {order: derive(PCAP_RECORD_HEADER, order=order) for order in _ORDERS}
+_PATCHED: Final = {order: derive(PCAP_PATCHED_RECORD_HEADER, order=order) for order in _ORDERS}
 
 
 def file_order(magic: bytes) -> Order | None:
@@ -36,6 +42,9 @@ def file_order(magic: bytes) -> Order | None:
 
 class PcapReader:
     """The packets of a classic pcap stream, in order.
+
+    Attributes:
+      order: byte order of the file.
 
     Raises:
       CaptureError: the file header is cut off, or of an unknown version.
@@ -51,7 +60,8 @@ class PcapReader:
                 offset=0,
             )
         self._source = source
-        self._record = _RECORDS[order]
+        self.order: Order = order
+        self._record = (_PATCHED if header["magic"] == Magic.PATCHED else _RECORDS)[order]
         self._fraction_ns = _FRACTION_NS[Magic(header["magic"])]
         self._interface = Interface(
             header["linktype"] & _LINK_TYPE_MASK,

@@ -214,6 +214,11 @@ class PcapngReader:
         self._last_ns = time_ns
         return _make_packet((time_ns, interface, buffer[data_at:data_end], original, *options))
 
+    @property
+    def order(self) -> Order:
+        """Byte order of the present section."""
+        return self._layouts.order
+
     def learn(self, told: Any) -> None:
         """Let `run` give packets of the same kind as the one that was read last.
 
@@ -247,10 +252,7 @@ class PcapngReader:
         source = self._source
         have = source.available(HEADER_BYTES)
         if have < HEADER_BYTES:
-            raise CaptureError(
-                f"block header: expected {HEADER_BYTES} bytes, the file ends after {have}",
-                offset=offset,
-            )
+            raise source.cut(HEADER_BYTES, have, "block header")
         header = self._layouts.header.read(source.buffer, source.at, source.at + HEADER_BYTES)
         if header["block_type"] == BlockType.SECTION_HEADER:
             # The number reads the same in both orders; the magic number behind the length tells.
@@ -272,13 +274,16 @@ class PcapngReader:
 
     def _next_order(self, offset: int) -> Order:
         source = self._source
-        source.available(HEADER_BYTES + _MAGIC_BYTES)
+        size = HEADER_BYTES + _MAGIC_BYTES
+        have = source.available(size)
+        if have < size:
+            raise source.cut(size, have, "section header")
         start = source.at + HEADER_BYTES
         magic = source.buffer[start : start + _MAGIC_BYTES]
         order = section_order(magic)
         if order is None:
             raise CaptureError(
-                f"section header: expected the byte-order magic, got {magic.hex() or 'the end'}",
+                f"section header: expected the byte-order magic, got {magic.hex()}",
                 offset=offset + HEADER_BYTES,
             )
         return order
@@ -336,6 +341,7 @@ class PcapngReader:
                 multiplier,
                 divisor,
                 known.get("if_tsoffset", 0) * _NS,
+                len(self._interfaces),
             )
         )
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
+from trionfq._capture_bindings import Binding
 from trionfq._capture_reader import Capture, open_capture, read_packets
 from trionfq._capture_record import Record, byte_order
 from trionfq._capture_stream import CapturedPacket, Interface, Remark, Tally
@@ -22,7 +23,10 @@ from trionfq._capture_writer import CaptureWriter, create_capture
 from trionfq._codec import PacketReader, decode
 from trionfq._errors import RemoteProtocolError
 from trionfq._notes import KINDS, Note
+from trionfq._packet_source import FoundPacket, PacketSource
 from trionfq._pcapng import Section
+from trionfq._queue_source import QueueSource, Survey, survey
+from trionfq._record_source import RecordSource
 from trionfq._transcript import Outcome, Transcript
 from trionfq.schema import Direction
 from trionfq.schema._constructs import HOST_ORDER
@@ -78,19 +82,26 @@ def transcript(records: Iterable[Record], *, queue: int | None = None) -> list[O
 
 __all__ = [
     "KINDS",
+    "Binding",
     "Capture",
     "CaptureWriter",
     "CapturedPacket",
+    "FoundPacket",
     "Interface",
     "Note",
     "Outcome",
+    "PacketSource",
+    "QueueSource",
     "Record",
+    "RecordSource",
     "Remark",
     "Section",
+    "Survey",
     "Tally",
     "byte_order",
     "create_capture",
     "open_capture",
     "read_packets",
+    "survey",
     "transcript",
 ]

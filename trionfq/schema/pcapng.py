@@ -53,10 +53,18 @@ class BlockType(enum.IntEnum):
 
 
 class LinkType(enum.IntEnum):
-    """Link types that matter here (LINKTYPE_*)."""
+    """Link types that are read (LINKTYPE_*).
 
+    What the older numbers 12 and 14 mean depends on the system; where they stand in a file, it is
+    raw IP.
+    """
+
+    NULL = 0
     ETHERNET = 1
+    DLT_RAW = 12
+    DLT_RAW_OPENBSD = 14
     RAW = 101
+    LOOP = 108
     LINUX_SLL = 113
     IPV4 = 228
     IPV6 = 229
@@ -282,10 +290,14 @@ BLOCK = Block()
 
 
 class Magic(enum.IntEnum):
-    """Magic number of a classic file: its byte order and its unit of time."""
+    """Magic number of a classic file: its byte order, unit of time, and kind of record.
+
+    PATCHED is that of Alexey Kuznetzov's patched libpcap, whose records say more.
+    """
 
     MICROSECONDS = 0xA1B2C3D4
     NANOSECONDS = 0xA1B23C4D
+    PATCHED = 0xA1B2CD34
 
 
 PCAP_HEADER = Fields(
@@ -306,6 +318,14 @@ PCAP_RECORD = Fields(
 )
 PCAP_RECORD_HEADER = Fields(*PCAP_RECORD.subcons[:-1])
 """A record without its data, to learn from a stream how much follows."""
+PCAP_PATCHED_RECORD_HEADER = Fields(
+    *PCAP_RECORD_HEADER.subcons,
+    "ifindex" / Native32 * "index of the interface",
+    "protocol" / Native16 * "EtherType",
+    "packet_type" / Int8ub * "PACKET_* of if_packet.h",
+    "pad" / Int8ub * "unused",
+)
+"""The same in a file of the magic PATCHED; times are in microseconds."""
 
 
 def section_order(magic: bytes) -> Order | None:

@@ -1,0 +1,1 @@
+"""Random and crafted capture files, and what was found with them."""

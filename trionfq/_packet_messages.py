@@ -1,0 +1,113 @@
+"""A packet as the message that a queue would have told it by, see `nfqnl_build_packet_message`.
+
+What the kernel tells only under a condition is told only then, so that a replay, which asks the
+kernel model, gives the message as it is here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from trionfq._codec import encode
+from trionfq.schema import NLA_F_NESTED, Attr, Message
+from trionfq.schema.nfnetlink import NFNETLINK_V0, Family
+from trionfq.schema.nfqueue import MAX_COPY_RANGE, NFQA, NFQA_VLAN, Hook, MessageType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_NS: Final = 10**9
+_ADDRESS_BYTES: Final = 8
+_NUMBERS: Final = {each.name: each.number for each in NFQA.attributes}
+_IN, _OUT = ("ifindex_indev", "ifindex_physindev"), ("ifindex_outdev", "ifindex_physoutdev")
+_MIDDLE: Final = (
+    *("mark", "priority", "hwaddr", "vlan", "l2hdr", "timestamp", "uid", "gid"),
+    *("cgroup_classid", "secctx", "ct", "ct_info"),
+)
+_ORDER: Final = (*_IN, *_OUT, *_MIDDLE)
+_BRIDGE_ORDER: Final = (*_IN[::-1], *_OUT[::-1], *_MIDDLE)
+_NOT_ZERO: Final = frozenset({*_IN, *_OUT, "mark", "priority", "cgroup_classid", "skb_info"})
+_NESTS: Final = frozenset({"vlan", "ct"})
+
+NAMES: Final = frozenset({*_ORDER, "skb_info", "hook"})
+"""What a caller may say of a packet: attributes by the schema's names, and the hook."""
+
+
+def message_of(
+    packet: tuple[int, int, bytes, int],
+    queue: int,
+    packet_id: int,
+    values: Mapping[str, Any],
+) -> bytes:
+    """The datagram of one packet.
+
+    Args:
+      packet: family of the hook, EtherType, payload, and bytes of the whole.
+      queue: queue number.
+      packet_id: its id there.
+      values: by `NAMES`, in the schema's form or a shorter one: ``hwaddr`` as bytes, ``timestamp``
+        in nanoseconds since the epoch, ``vlan`` as (EtherType, TCI). None for what is not told.
+
+    Raises:
+      LocalProtocolError: a value does not fit the schema.
+    """
+    family, protocol, payload, length = packet
+    hook = int(values["hook"])
+    header = {"packet_id": packet_id, "hw_protocol": protocol, "hook": hook}
+    listed = [Attr(_NUMBERS["packet_hdr"], header)]
+    for name in _BRIDGE_ORDER if family == Family.BRIDGE else _ORDER:
+        value = values.get(name)
+        if value is None or not _is_told(name, value, family, hook, values):
+            continue
+        full = _FULL[name](value) if name in _FULL else value
+        listed.append(Attr(_NUMBERS[name], full, NLA_F_NESTED if name in _NESTS else 0))
+    copied = payload[:MAX_COPY_RANGE]
+    if length > len(copied):
+        listed.append(Attr(_NUMBERS["cap_len"], length))
+    if values.get("skb_info"):
+        listed.append(Attr(_NUMBERS["skb_info"], int(values["skb_info"])))
+    if copied:
+        listed.append(Attr(_NUMBERS["payload"], copied))
+    return encode(
+        [Message(MessageType.PACKET, 0, 0, 0, family, NFNETLINK_V0, queue, tuple(listed))]
+    )
+
+
+def _is_told(name: str, value: Any, family: int, hook: int, values: Mapping[str, Any]) -> bool:
+    if name in _NOT_ZERO:
+        return value != 0
+    if name in ("vlan", "l2hdr"):
+        return family == Family.BRIDGE and bool(value)
+    if name == "timestamp":
+        return hook <= Hook.FORWARD
+    if name == "hwaddr":
+        return any(values.get(device) for device in _IN)
+    return True
+
+
+def _hardware_address(value: Any) -> Any:
+    if not isinstance(value, bytes):
+        return value
+    kept = value[:_ADDRESS_BYTES]
+    return {"hw_addrlen": len(kept), "pad": 0, "hw_addr": kept.ljust(_ADDRESS_BYTES, b"\0")}
+
+
+def _timestamp(value: Any) -> Any:
+    if not isinstance(value, int):
+        return value
+    sec, rest = divmod(value, _NS)
+    return {"sec": sec, "usec": rest // 1000}
+
+
+def _vlan(value: Any) -> Any:
+    if not all(isinstance(each, int) for each in value):
+        return value
+    protocol, tci = value
+    # In the order of nfqnl_put_bridge.
+    return (
+        Attr(NFQA_VLAN.by_name["tci"].number, tci),
+        Attr(NFQA_VLAN.by_name["proto"].number, protocol),
+    )
+
+
+_FULL: Final = {"hwaddr": _hardware_address, "timestamp": _timestamp, "vlan": _vlan}
