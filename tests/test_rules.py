@@ -12,7 +12,7 @@ from trionfq.backends import QueueRow
 from trionfq.rules import Cause, Diagnosis, FoundRule, Match, Owner, RuleAhead, RuleError, queueing
 from trionfq.rules._claim import of_comment, of_table
 from trionfq.rules._iptables import _quoted, of_family
-from trionfq.rules._listing import made_by_iptables, of_nft, of_saved
+from trionfq.rules._listing import flowtables_of_nft, made_by_iptables, of_nft, of_saved
 from trionfq.rules._nft import parse_counters
 from trionfq.rules._programs import Done, check
 from trionfq.rules._saved import parse_saved
@@ -396,6 +396,106 @@ def test_rules_are_read_from_what_nft_lists() -> None:
     assert of_nft({}) == []
 
 
+def ahead_in(text: str, table: str = "filter", chain: str = "OUTPUT") -> RuleAhead | None:
+    """What stands before the one rule of queue 5, in lines as iptables saves them."""
+    lines = [line if line.startswith("[") else f"[0:0] {line}" for line in text.splitlines()]
+    tables: dict[str, list[str]] = {}
+    for line in lines:
+        start, counted = line.rsplit(" @", 1) if " @" in line else (line, table)
+        tables.setdefault(counted, []).append(start)
+    own = tables.setdefault(table, [])
+    own.append(f"[0:0] -A {chain} -j NFQUEUE --queue-num 5")
+    saved = "".join(f"*{name}\n" + "\n".join(rules) + "\n" for name, rules in tables.items())
+    [found] = [one for one in of_saved("x", "ip", parse_saved(saved)) if one.points_at(5)]
+    return found.ahead
+
+
+JUMP = "-A OUTPUT -j sub\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "chain", "expected"),
+    [
+        ("", "OUTPUT", None),
+        ("[1:1] -A OUTPUT -p udp -j ACCEPT", "OUTPUT", ("-p udp -j ACCEPT", 1, "")),
+        ("[0:0] -A OUTPUT -p udp -j ACCEPT", "OUTPUT", None),
+        ("[0:0] -A OUTPUT -j DROP", "OUTPUT", ("-j DROP", 0, "")),
+        ("[3:9] -A OUTPUT -g sub\n-A sub -p udp -j LOG", "OUTPUT", ("-g sub", 3, "")),
+        (JUMP + "-A sub -j ACCEPT", "OUTPUT", ("-j ACCEPT", 0, "filter sub")),
+        (JUMP + "-A sub -j RETURN\n-A sub -j ACCEPT", "OUTPUT", None),
+        (JUMP + "[7:7] -A sub -p udp -j RETURN", "OUTPUT", None),
+        (
+            JUMP + "-A sub -j deep\n-A deep -j sub\n[2:2] -A deep -p udp -j REJECT",
+            "OUTPUT",
+            ("-p udp -j REJECT", 2, "filter deep"),
+        ),
+        ("[9:9] -A OUTPUT -p udp -j sub\n-A sub -j DROP", "OUTPUT", None),
+        (JUMP + "-A OUTPUT -j ACCEPT", "sub", None),
+        ("-A OUTPUT -j ACCEPT\n" + JUMP, "sub", ("-j ACCEPT", 0, "filter OUTPUT")),
+        (
+            "[4:4] -A OUTPUT -p udp -j RETURN\n" + JUMP,
+            "sub",
+            ("-p udp -j RETURN", 4, "filter OUTPUT"),
+        ),
+        ("-A OUTPUT -j DROP @raw", "OUTPUT", ("-j DROP", 0, "raw OUTPUT")),
+        ("-A OUTPUT -j DROP @security", "OUTPUT", None),
+        ("-A OUTPUT -j ACCEPT @raw", "OUTPUT", None),
+        (
+            "[5:5] -A PREROUTING -p udp -j DROP @mangle",
+            "INPUT",
+            ("-p udp -j DROP", 5, "mangle PREROUTING"),
+        ),
+        ("-A FORWARD -j DROP @mangle", "INPUT", None),
+        ("-A FORWARD -j DROP @mangle", "OUTPUT", None),
+        ("-A INPUT -j both\n-A OUTPUT -j both\n-A OUTPUT -j DROP @raw", "both", None),
+    ],
+)
+def test_what_takes_packets_first_is_found_along_their_way(
+    text: str, chain: str, expected: tuple[str, int, str] | None
+) -> None:
+    assert ahead_in(text, chain=chain) == expected
+
+
+def test_what_takes_packets_first_is_found_in_nfts_base_chains() -> None:
+    def chain(family: str, name: str, hook: str, prio: int, policy: str) -> dict[str, Any]:
+        where = {"family": family, "table": "t", "name": name}
+        return {"chain": where | {"hook": hook, "prio": prio, "policy": policy}}
+
+    def rule(family: str, chain: str, *expr: dict[str, Any]) -> dict[str, Any]:
+        where = {"family": family, "table": "t", "chain": chain}
+        return {"rule": where | {"expr": list(expr)}}
+
+    queue = rule("ip", "in", {"counter": {"packets": 0, "bytes": 0}}, {"queue": {"num": 5}})
+
+    def ahead(*objects: dict[str, Any]) -> RuleAhead | None:
+        own = chain("ip", "in", "input", 0, "accept")
+        return of_nft({"nftables": [*objects, own, queue]})[0].ahead
+
+    drop, some = {"drop": None}, _match("l4proto", "udp")
+    counted = {"counter": {"packets": 3, "bytes": 9}}
+    assert ahead() is None
+    for family, hook, prio, expected in [
+        ("inet", "input", -1, True),
+        ("ip", "prerouting", 99, True),
+        ("ip6", "input", -1, False),
+        ("ip", "input", 1, False),
+        ("ip", "output", -1, False),
+    ]:
+        found = ahead(chain(family, "c", hook, prio, "accept"), rule(family, "c", counted, drop))
+        assert found == (("drop", 3, f"{family} t c") if expected else None)
+    early = chain("inet", "c", "input", -1, "drop")
+    assert ahead(early) == ("policy drop", None, "inet t c")
+    assert ahead(early, rule("inet", "c", some, counted, drop)) == ("drop", 3, "inet t c")
+    assert ahead(early, rule("inet", "c", {"accept": None})) == ("policy drop", None, "inet t c")
+    jump = rule("ip", "in", {"jump": {"target": "sub"}})
+    assert ahead(jump, rule("ip", "sub", {"accept": None})) == ("accept", None, "ip t sub")
+
+
+def test_flowtables_are_read_from_what_nft_lists() -> None:
+    table = {"family": "inet", "table": "t", "name": "f", "handle": 9, "hook": "ingress"}
+    assert flowtables_of_nft({"nftables": [{"flowtable": table}]}) == ["inet t f"]
+
+
 def test_counters_are_read_from_what_nft_lists() -> None:
     text = """\
 table inet trionfq_queue-0_00000000 {
@@ -524,6 +624,23 @@ def test_where_all_is_well_nothing_is_found() -> None:
             {Cause.REVERSE_PATH},
             "2 packets came in by an interface that does not lead back",
         ),
+        (
+            {"rules": (changed(packets=0, ahead=RuleAhead("drop", None, "inet t c")),)},
+            {Cause.NOT_MATCHED, Cause.TAKEN_BEFORE},
+            "takes packets first: drop in inet t c; let that one spare them",
+        ),
+        (
+            {"rules": (changed(hooks=("FORWARD",)),), "flowtables": ("inet t f",)},
+            {Cause.OFFLOADED},
+            "connections in the flowtable inet t f come to no rule but ingress",
+        ),
+        ({"flowtables": ("inet t f",)}, set(), "nothing was found"),
+        (
+            {"rules": (changed(packets=None),), "queue": ROW._replace(id_sequence=0)},
+            {Cause.NOT_MATCHED},
+            "no packet has come to queue 5 yet, and its rules do not count",
+        ),
+        ({"rules": (changed(packets=None),)}, set(), "nothing was found"),
         ({"queue": ROW._replace(copy_mode=0)}, {Cause.MODE_NONE}, "NONE, which drops every packet"),
         ({"queue": ROW._replace(queue_total=9)}, {Cause.WAITING}, "9 packets in queue 5 without"),
         ({"queue": ROW._replace(queue_dropped=1)}, {Cause.QUEUE_FULL}, "raise max_len"),

@@ -530,6 +530,36 @@ async def test_what_another_program_left_behind_is_removed_by_whichever_comes_ne
     assert tables_of_ours(ns) == []
 
 
+@by_each
+async def test_there_is_no_moment_without_a_rule_where_one_was_left_behind(
+    ns: Namespace, by: str
+) -> None:
+    """What is to be dropped is dropped all the time, while one rule takes the other's place."""
+    leave_behind(ns, by, match=UDP)
+    udp = Udp(ns)
+    seen: list[Packet] = []
+
+    def drop(packet: Packet) -> None:
+        seen.append(packet)
+        packet.drop()
+
+    async def send() -> None:
+        while True:
+            udp.send(b"x")
+            await trio.sleep(0.001)
+
+    async with open_queue(0, namespace=ns.name) as queue, trio.open_nursery() as nursery:
+        nursery.start_soon(lambda: queue.serve(drop))
+        nursery.start_soon(send)
+        await eventually("a packet by the rule that was left", lambda: bool(seen))
+        async with queueing(0, "OUTPUT", match=UDP, program=by, namespace=ns.name) as queueing_rule:
+            assert len({line.split("trionfq:")[1].split()[0] for line in ours(ns)}) == 1
+            before = await queueing_rule.packets()
+            await eventually("a packet by the new rule", lambda: len(seen) > before + 5)
+            assert udp.waiting() == []
+            nursery.cancel_scope.cancel()
+
+
 @by_best
 async def test_a_guard_removes_the_rule_of_a_killed_program(ns: Namespace, by: str) -> None:
     with program(ns, PROGRAM, by, "guard") as child:
@@ -591,6 +621,24 @@ async def test_packets_that_wait_elsewhere_survive_installing_and_removing(
         assert await udp.receive(1) == [b"waits"]
         assert other.statistics().verdicts_gone == 0
         await eventually("no table of ours", lambda: not tables_of_ours(ns), timeout_s=10)
+
+
+@pytest.mark.needs_kernel("nft-queue")
+async def test_packets_that_wait_elsewhere_survive_a_rule_that_nft_cannot_install(
+    ns: Namespace,
+) -> None:
+    """Its transaction would register a hook, fail, and so unregister it."""
+    queue_rule(ns, "INPUT", f"-p udp --dport {PORT}", 9)
+    udp = Udp(ns)
+    match = Match(nft='counter name "nosuch"')
+    async with open_queue(9, namespace=ns.name) as other:
+        udp.send(b"waits")
+        [packet] = await take(other, 1)
+        with pytest.raises((RuleError, ModuleMissingError), match="install a queueing rule"):
+            await queueing(0, "OUTPUT", match=match, namespace=ns.name).__aenter__()
+        packet.accept()
+        assert await udp.receive(1) == [b"waits"]
+    assert tables_of_ours(ns) == []
 
 
 @by_each

@@ -26,6 +26,7 @@ from .harness import (
 )
 
 by_each = pytest.mark.parametrize("by", INSTALLERS)
+QUEUED = "-A OUTPUT -p icmp -j NFQUEUE --queue-num 5"
 
 
 async def test_no_rule_and_nobody_there(ns: Namespace) -> None:
@@ -79,6 +80,70 @@ async def test_a_rule_of_one_family_behind_an_accept(ns: Namespace) -> None:
     assert found.ahead.packets == 2
     assert "insert it at the top" in str(seen)
     assert "for IPv6: those packets do not come" in str(seen)
+
+
+FIREWALLS = [
+    pytest.param(
+        ["-N before", "-A before -j ACCEPT", "-A OUTPUT -j before", QUEUED],
+        ("-j ACCEPT", 2, "filter before"),
+        id="in a chain that is called before",
+    ),
+    pytest.param(
+        [
+            "-N mine",
+            "-A OUTPUT -p icmp -m comment --comment all -j RETURN",
+            "-A OUTPUT -j mine",
+            QUEUED.replace("OUTPUT", "mine"),
+        ],
+        ("-p icmp -m comment --comment all -j RETURN", 2, "filter OUTPUT"),
+        id="in front of the jump",
+    ),
+    pytest.param(
+        ["-t raw -A OUTPUT -p icmp -j DROP", QUEUED],
+        ("-p icmp -j DROP", 1, "raw OUTPUT"),
+        id="in a table before",
+    ),
+    pytest.param(
+        ["-t mangle -A PREROUTING -p icmp -j DROP", QUEUED.replace("OUTPUT", "INPUT")],
+        ("-p icmp -j DROP", 1, "mangle PREROUTING"),
+        id="at a hook before",
+    ),
+]
+
+
+@pytest.mark.parametrize(("commands", "ahead"), FIREWALLS)
+async def test_what_takes_packets_before_their_rule_is_named(
+    ns: Namespace, commands: list[str], ahead: tuple[str, int, str]
+) -> None:
+    """D06: the ACCEPT of a firewall seldom stands in the very chain of the rule."""
+    for command in commands:
+        ns.run(["iptables", "-w", *command.split()])
+    await aping(ns, "127.0.0.1", timeout_s=0.05)
+    seen = await diagnose(5, namespace=ns.name)
+    [found] = seen.rules
+    assert found.ahead == ahead
+    assert {Cause.TAKEN_BEFORE, Cause.NOT_MATCHED} <= seen.causes
+    assert f"takes packets first: {ahead[0]} in {ahead[2]} ({ahead[1]} packet" in str(seen)
+
+
+@pytest.mark.needs_kernel("nft-queue")
+async def test_what_takes_packets_before_a_rule_of_nft_is_named(ns: Namespace) -> None:
+    """D06: a base chain of a lower priority drops for all that come after it."""
+    ns.run(
+        ["nft", "-f", "-"],
+        stdin="add table inet early\n"
+        "add chain inet early out { type filter hook output priority -10; }\n"
+        "add chain inet early more\n"
+        "add rule inet early out ip protocol icmp jump more\n"
+        "add rule inet early more counter drop\n"
+        "add table ip late\n"
+        "add chain ip late out { type filter hook output priority 0; policy drop; }\n"
+        "add rule ip late out counter queue num 5\n",
+    )
+    await aping(ns, "127.0.0.1", timeout_s=0.05)
+    seen = await diagnose(5, namespace=ns.name)
+    [found] = seen.rules
+    assert found.ahead == ("drop", 1, "inet early more")
 
 
 async def test_the_wrong_chain(pair: Pair, forwarding: Forwarding) -> None:

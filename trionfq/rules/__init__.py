@@ -11,9 +11,10 @@
     print(await diagnose(0))
 """
 
+from trionfq.rules._ahead import RuleAhead
 from trionfq.rules._diagnose import diagnose
 from trionfq.rules._diagnosis import Cause, Diagnosis, Finding, Owner
-from trionfq.rules._listing import FoundRule, RuleAhead
+from trionfq.rules._listing import FoundRule
 from trionfq.rules._match import Match
 from trionfq.rules._programs import ProgramMissingError, RuleError
 from trionfq.rules._queueing import QueueingRule, RuleManager, queueing

@@ -20,7 +20,13 @@ from trionfq.backends._netns import Namespace, in_namespace
 from trionfq.backends._proc import QueueTable
 from trionfq.rules import _claim, _iptables
 from trionfq.rules._diagnosis import Diagnosis, Owner
-from trionfq.rules._listing import FoundRule, made_by_iptables, of_nft, of_saved
+from trionfq.rules._listing import (
+    FoundRule,
+    flowtables_of_nft,
+    made_by_iptables,
+    of_nft,
+    of_saved,
+)
 from trionfq.rules._place import Place
 from trionfq.rules._programs import check, find, run
 
@@ -68,14 +74,15 @@ async def diagnose(
     await trio.lowlevel.checkpoint()
     place = Place(namespace)
     unread: list[str] = []
+    flowtables: list[str] = []
     rules: list[FoundRule] = []
     try:
         rows = await place.complete(lambda: _rows(unread))
-        for work in _sources(unread, timeout_s=timeout_s):
+        for work in _sources(unread, flowtables, timeout_s=timeout_s):
             rules += await place.complete(work)
             await trio.lowlevel.checkpoint()
         return await place.complete(
-            lambda: _put_together(number, place, rows, rules, tuple(unread))
+            lambda: _put_together(number, place, rows, rules, flowtables, tuple(unread))
         )
     finally:
         place.close()
@@ -89,6 +96,7 @@ def _put_together(
     place: Place,
     rows: list[QueueRow],
     rules: list[FoundRule],
+    flowtables: list[str],
     unread: tuple[str, ...],
 ) -> Diagnosis:
     row = next((row for row in rows if row.queue == number), None)
@@ -107,6 +115,7 @@ def _put_together(
         bound=tuple(row.queue for row in rows),
         elsewhere=_bound_elsewhere(number) if row is None else (),
         families=families,
+        flowtables=tuple(flowtables),
         forwarding=_switched_on({"ip": "ipv4/ip_forward", "ip6": "ipv6/conf/all/forwarding"}),
         bridges=bridges,
         bridged_families=_switched_on(
@@ -132,7 +141,9 @@ def _rows(unread: list[str]) -> list[QueueRow]:
         table.close()
 
 
-def _sources(unread: list[str], *, timeout_s: float) -> Iterator[Callable[[], list[FoundRule]]]:
+def _sources(
+    unread: list[str], flowtables: list[str], *, timeout_s: float
+) -> Iterator[Callable[[], list[FoundRule]]]:
     """What lists rules, each to be called by itself."""
     backends = _iptables.backends()
     families: tuple[Family, ...] = ("ip", "ip6")
@@ -142,6 +153,7 @@ def _sources(unread: list[str], *, timeout_s: float) -> Iterator[Callable[[], li
     yield partial(
         _of_nft,
         unread,
+        flowtables,
         iptables_shown=backends != ["iptables-legacy"] and bool(backends),
         timeout_s=timeout_s,
     )
@@ -161,7 +173,9 @@ def _of_iptables(
     return of_saved(name, family, saved)
 
 
-def _of_nft(unread: list[str], *, iptables_shown: bool, timeout_s: float) -> list[FoundRule]:
+def _of_nft(
+    unread: list[str], flowtables: list[str], *, iptables_shown: bool, timeout_s: float
+) -> list[FoundRule]:
     if find("nft") is None:
         unread.append("rules of nft were not read: it is not installed (Debian package nftables)")
         return []
@@ -175,6 +189,7 @@ def _of_nft(unread: list[str], *, iptables_shown: bool, timeout_s: float) -> lis
         unread.append(
             "some rules were made by iptables-nft, and only it can show them (package iptables)"
         )
+    flowtables += flowtables_of_nft(ruleset)
     return of_nft(ruleset)
 
 

@@ -10,6 +10,7 @@ from trionfq.schema.nfqueue import CopyMode
 
 if TYPE_CHECKING:
     from trionfq.backends._abc import QueueRow
+    from trionfq.rules._ahead import RuleAhead
     from trionfq.rules._listing import FoundRule
 
 _FAMILY_NAMES = {"ip": "IPv4", "ip6": "IPv6", "arp": "ARP"}
@@ -20,6 +21,8 @@ _SEES = {
     "OUTPUT": "packets that this machine sends itself",
     "POSTROUTING": "packets that go out",
 }
+
+_FORWARDED = {"PREROUTING", "FORWARD", "POSTROUTING"}
 
 
 class Cause(enum.Enum):
@@ -36,6 +39,7 @@ class Cause(enum.Enum):
     NO_FORWARDING = "forwarding is switched off"
     BRIDGED = "bridged packets do not come to iptables"
     REVERSE_PATH = "packets fail the reverse path filter"
+    OFFLOADED = "connections in a flowtable pass the hooks by"
     MODE_NONE = "the queue's copy mode drops every packet"
     WAITING = "packets wait for their verdicts"
     QUEUE_FULL = "the queue was full"
@@ -81,8 +85,9 @@ class Diagnosis:
       other_rules: those that point at other queues.
       bound: numbers of all queues of the namespace that are bound.
       elsewhere: names of other namespaces in which the queue is bound; looked for only where it is
-        not bound here, or has no rule.
+        not bound here.
       families: that the machine has, of ``"ip"`` and ``"ip6"``.
+      flowtables: of nft; forwarded packets of connections in one come to no hook but ingress.
       forwarding: those of them that it forwards.
       bridges: names of its bridges.
       bridged_families: those whose bridged packets come to iptables (br_netfilter).
@@ -100,6 +105,7 @@ class Diagnosis:
     bound: tuple[int, ...] = ()
     elsewhere: tuple[str, ...] = ()
     families: tuple[str, ...] = ("ip", "ip6")
+    flowtables: tuple[str, ...] = ()
     forwarding: tuple[str, ...] = ("ip", "ip6")
     bridges: tuple[str, ...] = ()
     bridged_families: tuple[str, ...] = ()
@@ -240,12 +246,7 @@ def _judge_rule(seen: Diagnosis, rule: FoundRule) -> list[Finding]:
         return []
     found: list[Finding] = []
     if rule.ahead is not None:
-        count = "" if rule.ahead.packets is None else f" ({_packets(rule.ahead.packets)})"
-        text = (
-            f"{what} stands behind one that takes packets first: {rule.ahead.text}{count}; "
-            "insert it at the top"
-        )
-        found.append(Finding(Cause.TAKEN_BEFORE, text))
+        found.append(Finding(Cause.TAKEN_BEFORE, _taken_before(what, rule.ahead)))
     if rule.packets == 0:
         hooks = ", ".join(
             f"{hook} sees {_SEES[hook]}" if hook in _SEES else hook for hook in rule.hooks
@@ -268,6 +269,13 @@ def _judge_rule(seen: Diagnosis, rule: FoundRule) -> list[Finding]:
     return found
 
 
+def _taken_before(what: str, ahead: RuleAhead) -> str:
+    where = f" in {ahead.where}" if ahead.where else ""
+    count = "" if ahead.packets is None else f" ({_packets(ahead.packets)})"
+    cure = "let that one spare them, or stand before it" if ahead.where else "insert it at the top"
+    return f"{what} stands behind one that takes packets first: {ahead.text}{where}{count}; {cure}"
+
+
 def _judge_surroundings(seen: Diagnosis) -> list[Finding]:
     found: list[Finding] = []
     quiet = [rule for rule in seen.rules if not rule.packets]
@@ -283,6 +291,13 @@ def _judge_surroundings(seen: Diagnosis) -> list[Finding]:
             "set net.bridge.bridge-nf-call-iptables and -ip6tables, or use nft's bridge family"
         )
         found.append(Finding(Cause.BRIDGED, text))
+    if seen.flowtables and any(_FORWARDED & set(rule.hooks) for rule in seen.rules):
+        text = (
+            f"forwarded packets of connections in the flowtable {', '.join(seen.flowtables)} come "
+            "to no rule but ingress, so only the first ones arrive: let the rule that adds them "
+            "(flow add) spare these"
+        )
+        found.append(Finding(Cause.OFFLOADED, text))
     late = ("INPUT", "FORWARD")
     if seen.reverse_path_drops and any(set(late) & set(rule.hooks) for rule in quiet):
         text = (
@@ -301,6 +316,12 @@ def _judge_queue(seen: Diagnosis) -> list[Finding]:
     if row.copy_mode == CopyMode.NONE:
         text = f"queue {seen.number} has copy mode NONE, which drops every packet"
         found.append(Finding(Cause.MODE_NONE, text))
+    if row.id_sequence == 0 and seen.rules and all(rule.packets is None for rule in seen.rules):
+        text = (
+            f"no packet has come to queue {seen.number} yet, and its rules do not count what they "
+            "match: add `counter` to see which of them matches anything"
+        )
+        found.append(Finding(Cause.NOT_MATCHED, text))
     if row.queue_total:
         text = (
             f"{_packets(row.queue_total)} in queue {seen.number} without a verdict: the program "

@@ -11,6 +11,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
+from trionfq._errors import TrionfqError
 from trionfq.rules import _claim
 from trionfq.rules._programs import LOCK_WAIT_S, RuleError, check, find, run
 from trionfq.rules._saved import SavedRule, parse_saved
@@ -163,15 +164,24 @@ class IptablesRules:
 
     def remove(self) -> None:
         """Remove them; one that somebody else has removed is no error."""
+        failure: TrionfqError | OSError | None = None
         for family in self._spec.families:
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    _delete(self.program, family, self._ours(family), timeout_s=self._timeout_s)
-                    break
-                except RuleError:
-                    # Somebody may have removed one between listing and deleting.
-                    if attempt == _ATTEMPTS:
-                        raise
+            try:
+                self._remove_family(family)
+            except (TrionfqError, OSError) as error:
+                failure = failure or error  # the other family's go all the same
+        if failure is not None:
+            raise failure
+
+    def _remove_family(self, family: Family) -> None:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                _delete(self.program, family, self._ours(family), timeout_s=self._timeout_s)
+                break
+            except RuleError:
+                # Somebody may have removed one between listing and deleting.
+                if attempt == _ATTEMPTS:
+                    raise
 
     def tidy(self) -> bool:
         """Chains and tables are iptables' own."""

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from trionfq.rules._ahead import RuleAhead, Step, Steps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from trionfq.rules._ahead import End
     from trionfq.rules._saved import SavedRule
 
 _BUILT_IN = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
-_TAKES = ("ACCEPT", "DROP", "REJECT", "RETURN", "NFQUEUE", "QUEUE")
-_NFT_TAKES = ("accept", "drop", "reject", "return", "queue", "goto")
-_NFT_SAYS_NOTHING = ("counter", "log", *_NFT_TAKES)
-
-
-class RuleAhead(NamedTuple):
-    """A rule earlier in the chain that can take the packets away.
-
-    Attributes:
-      text: as its program prints it, or its verdict.
-      packets: that have matched it; None without a counter.
-    """
-
-    text: str
-    packets: int | None
+# In the order of their priorities; in nat nothing can be dropped.
+_DROPPING_TABLES = ("raw", "mangle", "filter", "security")
+_ENDS: dict[str, End] = {
+    "ACCEPT": "accept",
+    "NFQUEUE": "accept",
+    "QUEUE": "accept",
+    "DROP": "drop",
+    "REJECT": "drop",
+    "RETURN": "leave",
+}
+_NFT_ENDS: dict[str, End] = {
+    "accept": "accept",
+    "queue": "accept",
+    "drop": "drop",
+    "reject": "drop",
+    "return": "leave",
+    "goto": "leave",
+}
+_NFT_SAYS_NOTHING = ("counter", "log", "jump", *_NFT_ENDS)
+# Hooks that come after another one for every packet.
+_AFTER = {"INPUT": "PREROUTING", "FORWARD": "PREROUTING"}
+_INET = ("ip", "ip6", "inet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,34 +82,57 @@ class FoundRule:
 
 def of_saved(program: str, family: str, rules: list[SavedRule]) -> list[FoundRule]:
     """The queueing ones of a back end's rules."""
+    steps = Steps(map(_step, rules))
+    places: Counter[tuple[str, str]] = Counter()
     found = []
-    for index, rule in enumerate(rules):
+    for rule in rules:
+        chain = rule.table, rule.chain
+        place = places[chain]
+        places[chain] += 1
         queues = rule.queues
         if queues is None:
             continue
-        same = [one for one in rules[:index] if (one.table, one.chain) == (rule.table, rule.chain)]
-        jumps = [(one.chain, one.target) for one in rules if one.table == rule.table]
+        reached = steps.leading_to(chain)
+        hooks = tuple(name for name in _BUILT_IN if (rule.table, name) in reached)
         found.append(
             FoundRule(
                 program=program,
                 families=(family,),
                 table=rule.table,
                 chain=rule.chain,
-                place=len(same) + 1,
-                hooks=_leading_to(rule.chain, jumps, {name: name for name in _BUILT_IN}),
+                place=place + 1,
+                hooks=hooks,
                 queues=queues,
                 bypass="--queue-bypass" in rule.words,
                 packets=rule.packets,
                 comment=rule.comment,
                 text=rule.text,
-                ahead=_ahead(
-                    (_is_unconditional(one), RuleAhead(one.text, one.packets))
-                    for one in same
-                    if one.target in _TAKES or "-g" in one.words
-                ),
+                ahead=steps.ahead_of(chain, place, _earlier(rule.table, hooks)),
             )
         )
     return found
+
+
+def _step(rule: SavedRule) -> Step:
+    end = "leave" if "-g" in rule.words else _ENDS.get(rule.target, "")
+    return Step(
+        (rule.table, rule.chain),
+        RuleAhead(rule.text, rule.packets, f"{rule.table} {rule.chain}"),
+        end,
+        _is_unconditional(rule),
+        () if rule.target in _ENDS else ((rule.table, rule.target),),
+    )
+
+
+def _earlier(table: str, hooks: tuple[str, ...]) -> list[tuple[str, str]]:
+    """The chains that a packet passes before those of a table; none where it has several ways."""
+    if len(hooks) != 1:
+        return []
+    [hook] = hooks
+    before = [(name, _AFTER[hook]) for name in _DROPPING_TABLES if hook in _AFTER]
+    if table in _DROPPING_TABLES:
+        before += [(name, hook) for name in _DROPPING_TABLES[: _DROPPING_TABLES.index(table)]]
+    return before
 
 
 def _is_unconditional(rule: SavedRule) -> bool:
@@ -109,28 +143,6 @@ def _is_unconditional(rule: SavedRule) -> bool:
     return words[:1] in (("-j",), ("-g",))
 
 
-def _ahead(taking: Iterable[tuple[bool, RuleAhead]]) -> RuleAhead | None:
-    """One that takes everything, or else the one that has taken most."""
-    rules = list(taking)
-    for everything, rule in rules:
-        if everything:
-            return rule
-    busy = [rule for _, rule in rules if rule.packets]
-    return max(busy, key=lambda rule: rule.packets or 0, default=None)
-
-
-def _leading_to(chain: str, jumps: list[tuple[str, str]], hooks: dict[str, str]) -> tuple[str, ...]:
-    """The hooks from which jumps lead to a chain."""
-    reached, todo = {chain}, [chain]
-    while todo:
-        here = todo.pop()
-        for start, target in jumps:
-            if target == here and start not in reached:
-                reached.add(start)
-                todo.append(start)
-    return tuple(dict.fromkeys(hook for name, hook in hooks.items() if name in reached))
-
-
 # --- nft ------------------------------------------------------------------------------------------
 
 
@@ -139,50 +151,86 @@ def of_nft(ruleset: dict[str, Any]) -> list[FoundRule]:
     objects = ruleset.get("nftables", [])
     rules = [item["rule"] for item in objects if "rule" in item]
     chains = [item["chain"] for item in objects if "chain" in item]
+    base = {
+        (one["family"], one["table"], one["name"]): (one["hook"].upper(), one.get("prio", 0))
+        for one in chains
+        if "hook" in one
+    }
+    steps = Steps([*map(_nft_step, rules), *_policies(chains)])
+    places: Counter[tuple[str, str, str]] = Counter()
     found = []
-    for index, rule in enumerate(rules):
+    for rule in rules:
+        chain = rule["family"], rule["table"], rule["chain"]
+        place = places[chain]
+        places[chain] += 1
         queue = _statement(rule, "queue")
         if queue is None:
             continue
-        where = (rule["family"], rule["table"])
-        same = [
-            one
-            for one in rules[:index]
-            if (one["family"], one["table"], one["chain"]) == (*where, rule["chain"])
-        ]
-        jumps = [
-            (one["chain"], target)
-            for one in rules
-            if (one["family"], one["table"]) == where
-            for target in _targets(one.get("expr", []))
-        ]
-        hooks = {
-            one["name"]: one["hook"].upper()
-            for one in chains
-            if (one["family"], one["table"]) == where and "hook" in one
-        }
+        reached = steps.leading_to(chain)
+        entries = [key for key in base if key in reached]
         flags = queue.get("flags", [])
+        packets = _nft_packets(rule)
         found.append(
             FoundRule(
                 program="nft",
                 families=_nft_families(rule),
                 table=f"{rule['family']} {rule['table']}",
                 chain=rule["chain"],
-                place=len(same) + 1,
-                hooks=_leading_to(rule["chain"], jumps, hooks),
+                place=place + 1,
+                hooks=tuple(dict.fromkeys(base[key][0] for key in entries)),
                 queues=_nft_queues(queue.get("num", 0)),
                 bypass="bypass" in ([flags] if isinstance(flags, str) else flags),
-                packets=_nft_packets(rule),
+                packets=packets,
                 comment=rule.get("comment", ""),
                 text=_nft_text(queue),
-                ahead=_ahead(
-                    (_nft_takes_all(one), RuleAhead(verdict, _nft_packets(one)))
-                    for one in same
-                    if (verdict := _nft_verdict(one)) is not None
+                ahead=steps.ahead_of(
+                    chain, place, _nft_earlier(entries, base), uncounted=packets == 0
                 ),
             )
         )
     return found
+
+
+def _nft_step(rule: dict[str, Any]) -> Step:
+    family, table = rule["family"], rule["table"]
+    verdict = _nft_verdict(rule)
+    return Step(
+        (family, table, rule["chain"]),
+        RuleAhead(verdict or "", _nft_packets(rule), f"{family} {table} {rule['chain']}"),
+        _NFT_ENDS.get(verdict or "", ""),
+        all(name in _NFT_SAYS_NOTHING for statement in rule.get("expr", []) for name in statement),
+        tuple((family, table, target) for target in _targets(rule.get("expr", []))),
+    )
+
+
+def _policies(chains: Iterable[dict[str, Any]]) -> Iterable[Step]:
+    """What the end of a base chain drops; how much that was, nothing counts."""
+    for chain in chains:
+        if chain.get("policy") == "drop":
+            where = chain["family"], chain["table"], chain["name"]
+            yield Step(where, RuleAhead("policy drop", None, " ".join(where)), "drop", False)
+
+
+def _nft_earlier(
+    entries: list[tuple[str, str, str]], base: dict[tuple[str, str, str], tuple[str, int]]
+) -> list[tuple[str, str, str]]:
+    """The base chains that a packet passes before another one; none where it has several ways."""
+    if len(entries) != 1:
+        return []
+    [(family, table, name)] = entries
+    hook, priority = base[family, table, name]
+    return [
+        key
+        for key, (other, its_priority) in base.items()
+        if (key[0] == family or (key[0] == "inet" and family in _INET))
+        and (other == _AFTER.get(hook) or (other == hook and its_priority < priority))
+    ]
+
+
+def flowtables_of_nft(ruleset: dict[str, Any]) -> list[str]:
+    """Names of flowtables, as family, table and name."""
+    tables = [item["flowtable"] for item in ruleset.get("nftables", []) if "flowtable" in item]
+    return [f"{one['family']} {one['table']} {one['name']}" for one in tables]
 
 
 def made_by_iptables(ruleset: dict[str, Any]) -> bool:
@@ -235,13 +283,9 @@ def _nft_packets(rule: dict[str, Any]) -> int | None:
 def _nft_verdict(rule: dict[str, Any]) -> str | None:
     for statement in rule.get("expr", []):
         for name in statement:
-            if name in _NFT_TAKES:
+            if name in _NFT_ENDS:
                 return str(name)
     return None
-
-
-def _nft_takes_all(rule: dict[str, Any]) -> bool:
-    return all(name in _NFT_SAYS_NOTHING for statement in rule["expr"] for name in statement)
 
 
 def _nft_text(queue: dict[str, Any]) -> str:

@@ -167,9 +167,17 @@ class NftRules:
         self._timeout_s = timeout_s
 
     def install(self) -> None:
-        """Make the table hold these rules and no others, in one transaction."""
-        script = self._spec.nft_script(self.claim.table, self.claim.comment)
-        _run(script, timeout_s=self._timeout_s, what="install a queueing rule")
+        """Make the table hold these rules and no others, in one transaction.
+
+        One that fails unregisters the hooks that it has registered so far (nf_tables_abort), so
+        where packets wait the rules are tried without hooks first.
+        """
+        name, comment = self.claim.table, self.claim.comment
+        scripts = [self._spec.nft_script(name, comment)]
+        if not is_idle():
+            scripts.insert(0, self._spec.nft_trial(f"{name}_trial", comment))
+        for script in scripts:
+            _run(script, timeout_s=self._timeout_s, what="install a queueing rule")
 
     def remove(self) -> None:
         """Remove the rules at once; table and chains stay."""

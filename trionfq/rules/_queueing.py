@@ -271,6 +271,8 @@ class RuleManager:
         except ModuleMissingError as error:
             raise self._explained(error) from error
         self._installed = True
+        # Not before, so that there is no moment without a rule.
+        self._remove_left_behind(way)
 
     def _without_missing_families(self) -> Spec:
         if "ip6" not in self._spec.families or Path("/proc/thread-self/net/if_inet6").exists():
@@ -280,7 +282,7 @@ class RuleManager:
         return dataclasses.replace(self._spec, families=("ip",))
 
     def _chosen(self, spec: Spec) -> Way:
-        """Choose the program, remove what was left behind, and claim."""
+        """Choose the program, and claim; what nft left behind is taken over."""
         timeout_s = self._timeout_s
         program = self._program
         if program is None:
@@ -301,17 +303,21 @@ class RuleManager:
             raise ProgramMissingError(
                 f"{program} is not installed (Debian package {package(program)}){also}"
             )
-        _iptables.remove_left_behind(self._place, spec.key, timeout_s=timeout_s)
         if program == "nft":
             claim = _nft.take_over(self._place, spec.key, timeout_s=timeout_s) or _claim.new_claim(
                 self._place, spec.key
             )
             return _nft.NftRules(spec, claim, timeout_s=timeout_s)
-        if find("nft") is not None:
-            with contextlib.suppress(RuleError, OSError):
-                _nft.remove_left_behind(self._place, spec.key, timeout_s=timeout_s)
         claim = _claim.new_claim(self._place, spec.key)
         return _iptables.IptablesRules(spec, claim, program, timeout_s=timeout_s)
+
+    def _remove_left_behind(self, way: Way) -> None:
+        """Remove what earlier runs with this key have left, by whatever program."""
+        key, timeout_s = self._spec.key, self._timeout_s
+        _iptables.remove_left_behind(self._place, key, timeout_s=timeout_s)
+        if way.program != "nft" and find("nft") is not None:
+            with contextlib.suppress(RuleError, OSError):
+                _nft.remove_left_behind(self._place, key, timeout_s=timeout_s)
 
     def _refuse_nft(self, why: str) -> None:
         if find("nft") is None:

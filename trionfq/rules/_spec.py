@@ -127,14 +127,23 @@ class Spec:
             f"{{ type filter hook {chain.lower()} priority {self.priority}; }}"
             for chain in self.chains
         ]
-        for chain in self.chains:
-            start = f"add rule inet {table} {self.nft_chain(chain)}"
-            lines += [
-                f"{start} {self._nft_rule(match, family, comment)}"
-                for family in self.families
-                for match in self.for_families(family)
-            ]
+        lines += self._nft_rules(table, comment)
         return "\n".join(lines) + "\n"
+
+    def nft_trial(self, table: str, comment: str) -> str:
+        """What makes the same rules in chains without a hook and deletes them, in one go."""
+        lines = [f"add table inet {table}"]
+        lines += [f"add chain inet {table} {self.nft_chain(chain)}" for chain in self.chains]
+        lines += self._nft_rules(table, comment)
+        return "\n".join([*lines, f"delete table inet {table}"]) + "\n"
+
+    def _nft_rules(self, table: str, comment: str) -> list[str]:
+        return [
+            f"add rule inet {table} {name} {self._nft_rule(match, family, comment)}"
+            for name in map(self.nft_chain, self.chains)
+            for family in self.families
+            for match in self.for_families(family)
+        ]
 
     def _nft_rule(self, match: Match, family: Family, comment: str) -> str:
         parts = [f"meta nfproto {'ipv4' if family == 'ip' else 'ipv6'}", match.nft_text(family)]
