@@ -1,13 +1,14 @@
 """Cases that users of other libraries reported, each as the promise that solves its kind.
 
-The numbers D01 to D23 are those of the list of cases; what such a case says of commands, of
-installing rules, or of captures is tested where those are.
+The numbers D01 to D25 are those of docs/cases.md, which names the tests that stand elsewhere, too:
+of rules, of captures, of installing.
 """
 
 from __future__ import annotations
 
 import platform
 import signal
+import socket
 import time
 
 import pytest
@@ -23,6 +24,7 @@ from trionfq import (
     Queue,
     QueueBusyError,
     QueueFlags,
+    Unfixed,
     Verdict,
     open_queue,
     schema,
@@ -58,6 +60,8 @@ from .harness import (
 pytestmark = pytest.mark.usefixtures("one_cpu")
 
 UDP = f"-p udp --dport {PORT}"
+# linux/in.h
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
 
 
 def handed_to(queue: Queue, nursery: trio.Nursery, handler: object, **options: object) -> None:
@@ -323,6 +327,32 @@ async def test_a_slow_packet_blocks_no_other(ns: Namespace) -> None:
     assert slow > 8 * 50
 
 
+# --- D10 ------------------------------------------------------------------------------------------
+
+
+async def test_marks_and_ids_keep_their_byte_order(ns: Namespace) -> None:
+    """D10: a rule behind the queueing one sees nothing, one of the next table sees the mark.
+
+    Mark, and the last of 260 ids, are others when their bytes are swapped.
+    """
+    mark = 0x01020304
+    queue_rule(ns, "OUTPUT", UDP, table="mangle")
+    behind = rule(ns, "OUTPUT", f"{UDP} -m mark --mark {mark:#x}", table="mangle")
+    later = rule(ns, "OUTPUT", f"{UDP} -m mark --mark {mark:#x}")
+    udp = Udp(ns)
+    async with open_queue(0, namespace=ns.name) as queue:
+        for _ in range(13):
+            udp.send(*[b"x"] * 20)
+            for packet in await take(queue, 20):
+                packet.accept(mark=mark)
+        assert await udp.receive(260) == [b"x"] * 260
+        row = ns.queue_row(0)
+        assert row is not None
+        assert (row.id_sequence, row.queue_total) == (260, 0)
+        assert queue.statistics().verdicts_gone == 0
+    assert (behind.packets, later.packets) == (0, 260)
+
+
 # --- D11 ------------------------------------------------------------------------------------------
 
 
@@ -517,6 +547,45 @@ async def test_a_packet_that_was_cut_is_flagged_and_cannot_be_rewritten(ns: Name
         nursery.cancel_scope.cancel()
     assert received == data
     assert cut * 65_535 > len(data) // 2
+
+
+# --- D18 ------------------------------------------------------------------------------------------
+
+
+async def test_fragments_have_no_transport_to_read_or_repair(pair: Pair) -> None:
+    """D18: 4,000 bytes are three packets in raw PREROUTING, and one of 4,028 on INPUT."""
+    queue_rule(pair.b, "PREROUTING", "-p udp", 1, table="raw")
+    queue_rule(pair.b, "INPUT", UDP, 2)
+    udp = Udp(pair.a, pair.b, pair.b4)
+    udp.sender.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DONT)
+    data = bytes(range(250)) * 16
+    async with (
+        open_queue(1, namespace=pair.b.name) as parts,
+        open_queue(2, namespace=pair.b.name) as whole,
+    ):
+        udp.send(data)
+        fragments = await take(parts, 3)
+        assert [(len(p.payload), p.payload[6:8].hex()) for p in fragments] == [
+            (1500, "2000"),
+            (1500, "20b9"),
+            (1068, "0172"),
+        ]
+        for packet in fragments:
+            first = packet.ip.fragment_offset == 0
+            assert packet.ip.is_fragment
+            assert packet.ip.protocol == socket.IPPROTO_UDP
+            assert packet.ip.destination_port == (PORT if first else None)
+            assert (packet.ip.data is None) is not first
+            # Another time to live: the header's checksum is made anew, and nothing else changes.
+            edited = packet.payload[:8] + b"\x20" + packet.payload[9:]
+            assert packet.set_payload(edited) == (Unfixed.FRAGMENT,)
+            assert packet.payload[:10] + packet.payload[12:] == edited[:10] + edited[12:]
+            packet.accept()
+        [packet] = await take(whole, 1)
+        assert (len(packet.payload), packet.ip.is_fragment) == (4028, False)
+        assert data_of(packet) == data
+        packet.accept()
+        assert await udp.receive(1) == [data]
 
 
 # --- D20 ------------------------------------------------------------------------------------------
