@@ -109,11 +109,16 @@ class Packet(PacketAttributes):
           trio.ClosedResourceError: the queue is closed.
         """
         owner = self._owner
-        if changes or self._decision is not None or owner.thread != get_ident():
+        if self._decision is not None or owner.thread != get_ident():
             self.decide(Verdict.ACCEPT, changes)
-        else:
+        elif not changes:
             self._decision = _ACCEPTED
             owner.give(self)
+        elif len(changes) == 1 and type(mark := changes.get("mark")) is int:
+            self._decision = plain_decision(Verdict.ACCEPT, mark)
+            owner.give(self)
+        else:
+            self.decide(Verdict.ACCEPT, changes)
 
     def drop(self) -> None:
         """Discard the packet (NF_DROP).
