@@ -19,6 +19,10 @@ SILENCE_S = 240.0
 """A guest that has said nothing for so long is ended. Before that, pytest inside shows where a test
 stands when it takes `SLOW_TEST_S`, and ends it after `TEST_LIMIT_S`."""
 
+BOOT_S = 600.0
+"""As long for the boot and the imports before the first test: half a minute on a machine that does
+nothing else."""
+
 SLOW_TEST_S = 90.0
 TAIL_LINES = 80
 
@@ -65,6 +69,7 @@ class GuestRun:
         self._results: dict[str, Result] = {}
         self._running: str | None = None
         self._end: str | None = None
+        self._told_end = False
         self._errors: list[str] = []
         self._console: deque[str] = deque(maxlen=TAIL_LINES)
         self._changed = threading.Condition()
@@ -158,19 +163,25 @@ class GuestRun:
         with self._changed:
             while test not in self._results and self._end is None:
                 silent = time.monotonic() - self._heard
-                if silent > SILENCE_S:
+                limit = SILENCE_S if self.boot_s else BOOT_S
+                if silent > limit:
                     self._end = f"the guest said nothing for {silent:.0f} s and was ended"
                     if self._guest is not None:
                         self._guest.kill()
                 else:
-                    self._changed.wait(SILENCE_S - silent + 1)
+                    self._changed.wait(limit - silent + 1)
             if test in self._results:
                 return self._results[test]
             when = "during this test" if self._running == test else "without a result of this test"
             at = f" (it was at {self._running})" if self._running not in (None, test) else ""
-            tail = "".join(self._console)
-            errors = "\n".join(self._errors)
-            text = f"{when}{at}: {self._end}\n{errors}\nIts console ({self.log}) at last:\n{tail}"
+            text = f"{when}{at}: {self._end}\n"
+            if self._told_end:
+                text += "The first test without a result has what its console said.\n"
+            else:
+                tail = "".join(self._console)
+                errors = "\n".join(self._errors)
+                text += f"{errors}\nIts console ({self.log}) at last:\n{tail}"
+            self._told_end = True
             return Result("failed", text)
 
     def slowest(self, count: int) -> list[tuple[float, str]]:
