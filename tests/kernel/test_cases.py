@@ -549,6 +549,30 @@ async def test_a_packet_that_was_cut_is_flagged_and_cannot_be_rewritten(ns: Name
     assert cut * 65_535 > len(data) // 2
 
 
+@pytest.mark.not_in_guest("TCP that is so slow makes short packets of few segments")
+async def test_what_is_advised_for_packets_that_no_copy_holds_helps(ns: Namespace) -> None:
+    """D17: segmented, and with an MTU of what a copy can hold, each is rewritten whole."""
+    use_all_processors()
+    ns.run(["ip", "link", "set", "lo", "mtu", "65531"])
+    queue_rule(ns, "OUTPUT", "-p tcp")
+    longest = 0
+
+    def rewrite(packet: Packet) -> None:
+        nonlocal longest
+        assert not packet.truncated
+        longest = max(longest, len(packet.payload))
+        packet.payload = packet.payload.replace(b"a" * 8, b"b" * 8)
+        packet.accept()
+
+    async with open_queue(0, namespace=ns.name) as queue, trio.open_nursery() as nursery:
+        handed_to(queue, nursery, rewrite)
+        received = await atcp_transfer(ns, ns, "127.0.0.1", b"a" * (1 << 20), timeout_s=20)
+        nursery.cancel_scope.cancel()
+    assert len(received) == 1 << 20
+    assert received.count(b"b") > (1 << 20) * 0.99
+    assert longest > 60_000
+
+
 # --- D18 ------------------------------------------------------------------------------------------
 
 
