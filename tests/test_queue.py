@@ -25,7 +25,7 @@ from trionfq._open import open_queue
 from trionfq._packet import Packet
 from trionfq._verdict import Verdict
 from trionfq.schema.nfqueue import CopyMode, MessageType, QueueFlags
-from trionfq.testing import ScriptedBackend, make_packet
+from trionfq.testing import ScriptedBackend, make_config, make_packet
 
 
 @pytest.fixture
@@ -974,6 +974,17 @@ async def test_loss_is_visible():
         assert (row.overruns, row.truncated_datagrams, row.foreign_datagrams) == (1, 2, 1)
         for packet in packets:
             packet.accept()
+
+
+async def test_messages_that_nobody_asked_for_are_counted(backend):
+    async with open_queue(0, backend=backend) as queue:
+        backend.inject(make_packet(1, queue=9))  # of another queue
+        backend.inject(make_config(0))  # no answer, and no packet
+        arrive(backend)
+        (await queue.receive()).accept()
+        assert queue.statistics().unexpected_messages == 2
+        assert queue.statistics().undecodable_messages == 0
+        assert queue.undecided_ids == []
 
 
 async def test_verdict_batch_by_id_answers_everything_up_to_it(backend):
