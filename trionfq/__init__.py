@@ -41,6 +41,7 @@ from trionfq._packet import Packet
 from trionfq._packet_attributes import VlanTag
 from trionfq._queue import Queue
 from trionfq._queues import BoundQueue, QueueOwner, queues
+from trionfq._shadow import Shadow, ShadowFailure
 from trionfq._statistics import Statistics
 from trionfq._supervisor import Workers
 from trionfq._verdict import Changes, MarkChanges, Verdict
@@ -54,7 +55,7 @@ from trionfq.backends.netlink import (
     NetlinkOptions,
     ReceiveBufferWarning,
 )
-from trionfq.backends.recording import RecordingBackend
+from trionfq.backends.recording import RecordingBackend, Rotation
 from trionfq.backends.replay import ReplayBackend
 from trionfq.schema.conntrack import (
     ConntrackDirection,
@@ -118,9 +119,12 @@ __all__ = [
     "RemoteProtocolError",
     "RepairResult",
     "ReplayBackend",
+    "Rotation",
     "SctpInfo",
     "SctpState",
     "SequenceAdjustment",
+    "Shadow",
+    "ShadowFailure",
     "SkbInfo",
     "Statistics",
     "Synproxy",

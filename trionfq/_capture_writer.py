@@ -59,8 +59,14 @@ class CaptureWriter:
         self._cooked = {direction: cooked_header(direction) for direction in FLAGS}
         self._pending = [self._blocks.opening]
         self._pending_bytes = 0
+        self._flushed_bytes = 0
         self._failure: OSError | None = None
         self.flush()
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes written so far, those that are still buffered included."""
+        return self._flushed_bytes + self._pending_bytes
 
     def write(self, record: Record) -> None:
         """Write a record; one without a datagram must have notes.
@@ -97,6 +103,7 @@ class CaptureWriter:
             raise self._failure
         if self._pending:
             blocks = b"".join(self._pending)
+            self._flushed_bytes += len(blocks)
             self._pending.clear()
             self._pending_bytes = 0
             view = memoryview(blocks)

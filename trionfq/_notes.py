@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 KINDS: Final[Mapping[str, str]] = {
-    "recording": "who recorded: backend, port_id, release (of the kernel)",
+    "recording": "who recorded: backend, port_id, release (of the kernel); part, where it rotates",
+    "setup": "a request that did not pass here: a bound queue's settings, for a later part: part",
     "interface": "a network interface's name at first sight: index, name",
     "overrun": "the socket lost datagrams (ENOBUFS): count, the times that it said so",
     "truncated": "datagrams longer than the receive buffer, left out: count",

@@ -24,6 +24,7 @@ from trionfq._config import check_config, kernel_settings
 from trionfq._errors import KernelError, PrivilegeError
 from trionfq._link import READ_AHEAD
 from trionfq._serve import Server
+from trionfq._shadow import Shadow
 from trionfq._statistics import Statistics
 from trionfq._verdict import MarkChanges, Verdict, decision, queue_code
 from trionfq._verdict_conntrack import check_unseen
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
     from typing import Self, TypeAlias, Unpack
 
+    from trionfq._compare import Difference
     from trionfq._config import KernelSettings, QueueConfig
     from trionfq._errors import RemoteProtocolError
     from trionfq._link import ErrorHandler, Link
@@ -284,6 +286,48 @@ class Queue:
         finally:
             link.error_handler, protocol.policy = outer
             self._exclusive = None
+
+    def shadow(
+        self,
+        handler: Handler,
+        *,
+        on_difference: Callable[[Difference], object] | None = None,
+        undecided: Verdict = Verdict.DROP,
+        workers: int = 16,
+        backlog: int = 1024,
+        keep: int = 1000,
+        finish_s: float = 5.0,
+    ) -> Shadow:
+        """Run a second policy beside whatever consumes this queue, without effect.
+
+        Use it as ``async with queue.shadow(candidate) as shadow``. The second policy gets its own
+        copy of each packet that is read inside of the block, when its verdict is compared with the
+        first policy's, once both are given.
+
+        Args:
+          handler: a function or an async function of one packet, as of `serve`. A plain one shares
+            trio's thread with the first policy, so it delays that by the time that it computes.
+          on_difference: called with each `trionfq.captures.Difference`, in a task of the shadow.
+          undecided: verdict that packets count as having which the second policy leaves undecided
+            (without `Packet.hold`), or for which it raises.
+          workers: most packets that an async handler works on at a time.
+          backlog: most packets that wait for the second policy; further ones are skipped.
+          keep: most differences, and most exceptions, that are kept.
+          finish_s: seconds that the second policy has to finish when the block ends normally.
+
+        Raises:
+          ValueError: ``undecided`` is another verdict, or a number is not positive.
+        """
+        return Shadow(
+            self._link,
+            handler,
+            on_difference=on_difference,
+            undecided=undecided,
+            workers=workers,
+            backlog=backlog,
+            keep=keep,
+            finish_s=finish_s,
+        )
 
     def _check_shared(self, what: str) -> None:
         if self._exclusive is not None:

@@ -48,11 +48,12 @@ _VALID_VERDICTS = frozenset(VerdictCode) - {VerdictCode.STOLEN}
 class Outcome:
     """What became of one packet.
 
-    Two outcomes are equal when all but their times are, so that runs at different times compare.
+    Two outcomes are equal when all but their times and recorded ids are, so that runs at different
+    times compare, and a replay with the recording of it.
 
     Attributes:
       queue: queue number.
-      packet_id: as the kernel, or the recording, numbered it.
+      packet_id: as the kernel, or the replay, numbered it.
       verdict: the verdict as sent, with a queue number or flags in its upper bits; None where
         nobody decided.
       mark: the mark that the verdict set, None where it set none.
@@ -62,6 +63,8 @@ class Outcome:
       arrived_ns: when the program got the packet, in nanoseconds since the epoch or, in a lockstep
         replay, since its start.
       decided_ns: when it was decided, None where nobody did.
+      recorded_id: the id that it had in the recording that was replayed; in a run that is no replay
+        the same as `packet_id`.
     """
 
     queue: int
@@ -72,6 +75,12 @@ class Outcome:
     changes: tuple[Attr, ...] = ()
     arrived_ns: int = field(default=0, compare=False)
     decided_ns: int | None = field(default=None, compare=False)
+    recorded_id: int | None = field(default=None, compare=False)
+
+    @property
+    def time_to_decide_ns(self) -> int | None:
+        """Nanoseconds from its arrival to its verdict, None where nobody decided."""
+        return None if self.decided_ns is None else self.decided_ns - self.arrived_ns
 
 
 class _Entry:
@@ -85,17 +94,25 @@ class _Entry:
         "packet_id",
         "place",
         "queue",
+        "recorded_id",
         "verdict",
     )
 
     def __init__(
-        self, place: int, binding: dict[int, _Entry], queue: int, packet_id: int, arrived_ns: int
+        self,
+        place: int,
+        binding: dict[int, _Entry],
+        queue: int,
+        packet_id: int,
+        arrived_ns: int,
+        recorded_id: int | None,
     ) -> None:
         self.place = place
         self.binding = binding
         self.queue = queue
         self.packet_id = packet_id
         self.arrived_ns = arrived_ns
+        self.recorded_id = recorded_id
         self.verdict: int | None = None
         self.attributes: Mapping[int, Attr] = {}
         self.decided_ns: int | None = None
@@ -118,6 +135,7 @@ class _Entry:
             tuple(self.attributes[number] for number in rest),
             self.arrived_ns,
             self.decided_ns,
+            self.recorded_id,
         )
 
 
@@ -139,15 +157,25 @@ class Transcript:
         """Numbers of the queues that packets came from."""
         return list(self._queues)
 
-    def arrived(self, queue: int, packet_id: int, time_ns: int) -> None:
-        """A packet was given to the program."""
+    def arrived(
+        self, queue: int, packet_id: int, time_ns: int, recorded_id: int | None = None
+    ) -> None:
+        """A packet was given to the program.
+
+        Args:
+          queue: queue number.
+          packet_id: its id there.
+          time_ns: when.
+          recorded_id: its id in the recording that is replayed; None for the same.
+        """
         last = self._last.get(queue)
         if last is not None and not id_after(packet_id, last):
             self.ended(queue)  # ids start again at 1 on each bind, so this is another binding
         self._last[queue] = packet_id
         self._queues[queue] = None
         binding = self._undecided.setdefault(queue, {})
-        entry = _Entry(len(self._entries), binding, queue, packet_id, time_ns)
+        recorded = packet_id if recorded_id is None else recorded_id
+        entry = _Entry(len(self._entries), binding, queue, packet_id, time_ns, recorded)
         self._entries.append(entry)
         binding[packet_id] = entry
 

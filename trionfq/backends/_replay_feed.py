@@ -67,11 +67,12 @@ class UnreadableError(CaptureError, OSError):
 
 
 class _Arrived(NamedTuple):
-    """Packets that arrived, for the transcript."""
+    """Packets that arrived, for the transcript; `shift` is what their ids are off the recording."""
 
     queue: int
     ids: Sequence[int]
     times: Sequence[int]
+    shift: int = 0
 
 
 class _Passed(NamedTuple):
@@ -192,7 +193,8 @@ class Feed:
         for entry in log:
             if isinstance(entry, _Arrived):
                 for packet_id, time_ns in zip(entry.ids, entry.times, strict=True):
-                    self._transcript.arrived(entry.queue, packet_id, time_ns)
+                    recorded_id = (packet_id - entry.shift) & ID_MASK
+                    self._transcript.arrived(entry.queue, packet_id, time_ns, recorded_id)
             else:
                 for message in decode(entry.datagram):
                     self._transcript.seen(message, entry.direction, entry.time_ns)
@@ -256,7 +258,7 @@ class Feed:
         else:
             self._outgoing.append(encode([message]))
         if packet_id is not None:
-            self._log.append(_Arrived(queue.number, (packet_id,), (now_ns,)))
+            self._log.append(_Arrived(queue.number, (packet_id,), (now_ns,), self._shift))
         for reason in self._missing(packet, queue):
             self._fall_short(reason)
         return True

@@ -17,12 +17,16 @@ import trio
 
 from trionfq._codec import PacketReader, decode
 from trionfq._errors import RemoteProtocolError
+from trionfq.backends._rotation import QueueSettings, Rotation, part_path
 from trionfq.captures import CaptureWriter, Note, Record, create_capture
 from trionfq.schema import Direction, Message, by_name
 from trionfq.schema.nfqueue import NFQA_CFG, ConfigCommand, MessageType
 
 if TYPE_CHECKING:
     from trionfq.backends._abc import Backend, QueueRow, Received
+    from trionfq.schema import AnyMessage
+
+__all__ = ["RecordingBackend", "Rotation"]
 
 _log = logging.getLogger("trionfq")
 
@@ -42,6 +46,10 @@ class RecordingBackend:
     before it is unbound, and what the receive buffer refused (`trionfq.captures.KINDS`). What was
     written is in the file whenever the program waits, and after `close`.
 
+    A long recording can go on in another file (`rotate`). Each part replays on its own: the
+    settings of the queues are repeated, and interfaces are named anew. No record is lost between
+    two, and none is in both; only the verdict on a packet may stand in a later part than it.
+
     When the file cannot be written (a full disk), the recording ends there and the queue runs on:
     a warning is logged, and `failed` says why.
 
@@ -49,10 +57,12 @@ class RecordingBackend:
       inner: the backend to record; closed with this one.
       path: the file, created so that only its owner may read it (mode 0600).
       overwrite: empty a file that is there.
+      rotate: when to begin the next file. The files are then called after `path` with a number of
+        five digits before the suffix, ``run.00000.pcapng``, ``run.00001.pcapng`` and so on.
 
     Attributes:
       inner: the recorded backend.
-      path: the file.
+      path: the present file.
       failed: why the recording ended early, None while it is complete.
 
     Raises:
@@ -61,20 +71,26 @@ class RecordingBackend:
     """
 
     def __init__(
-        self, inner: Backend, path: str | os.PathLike[str], *, overwrite: bool = False
+        self,
+        inner: Backend,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        rotate: Rotation | None = None,
     ) -> None:
         self.inner = inner
-        self.path = os.fspath(path)
+        self.path = os.fspath(path) if rotate is None else part_path(path, 0)
         self.failed: Exception | None = None
+        self._whole = os.fspath(path)
+        self._overwrite = overwrite
+        self._rotation = rotate
+        self._part = 0
+        self._kept = [self.path]
+        self._settings = QueueSettings()
         self._reader = PacketReader()
         self._interfaces: set[int] = set()
-        self._writer: CaptureWriter | None = create_capture(path, overwrite=overwrite)
-        about: dict[str, int | str] = {
-            "backend": type(inner).__name__,
-            "port_id": inner.port_id,
-            "release": platform.release(),
-        }
-        self._note(Note("recording", about))
+        self._writer: CaptureWriter | None = create_capture(self.path, overwrite=overwrite)
+        self._begin()
 
     # -- the seam ------------------------------------------------------------------------------
 
@@ -125,14 +141,20 @@ class RecordingBackend:
             self.inner.send_nowait(datagram)
             return
         time_ns = self.inner.now_ns()
+        self._rotate_if_due(time_ns)
+        messages: list[AnyMessage] = []
         if _CONFIG_TYPE in datagram:
-            self._note_unbinding(datagram)
+            with suppress(RemoteProtocolError):
+                messages = decode(datagram)
+            self._note_unbinding(messages)
         try:
             self.inner.send_nowait(datagram)
         except OSError as error:
             self._note(Note("refused", {"errno": error.errno or 0, "bytes": len(datagram)}))
             raise
         self._write(Record(time_ns, _TO, datagram))
+        if self._rotation is not None:
+            self._settings.sent(messages)
 
     def queues(self) -> list[QueueRow]:
         """The queues that the inner backend lists."""
@@ -153,14 +175,17 @@ class RecordingBackend:
         """
         try:
             if self._writer is not None:
-                with suppress(OSError, trio.ClosedResourceError):
-                    self._note_rows(set())
-                    self._note(Note("socket", {"drops": self.inner.socket_drops()}))
+                self._note_counters()
                 self._end()
         finally:
             self.inner.close()
 
     # -- the recording -------------------------------------------------------------------------
+
+    @property
+    def paths(self) -> list[str]:
+        """The files of this recording that are kept, in order; the last one is written."""
+        return list(self._kept)
 
     @property
     def active(self) -> bool:
@@ -175,6 +200,58 @@ class RecordingBackend:
             except OSError as error:
                 self._fail(error)
 
+    def _begin(self) -> None:
+        """The first records of a file."""
+        about: dict[str, int | str] = {
+            "backend": type(self.inner).__name__,
+            "port_id": self.inner.port_id,
+            "release": platform.release(),
+        }
+        if self._rotation is not None:
+            about["part"] = self._part
+        time_ns = self.inner.now_ns()
+        self._started_ns = time_ns
+        self._write(Record(time_ns, None, b"", (Note("recording", about),)))
+        for request in self._settings.requests() if self._part else ():
+            self._write(Record(time_ns, _TO, request, (Note("setup", {"part": self._part}),)))
+
+    def _rotate_if_due(self, time_ns: int) -> None:
+        """Go on in the next file where this one is full; what goes wrong ends the recording."""
+        writer, rotation = self._writer, self._rotation
+        if writer is None or rotation is None:
+            return
+        if rotation.is_due(writer.size_bytes, time_ns - self._started_ns):
+            try:
+                self._rotate()
+            except Exception as error:
+                self._fail(error)
+
+    def _rotate(self) -> None:
+        self._note_counters()
+        self._end()
+        if self.failed is not None:
+            return
+        following = part_path(self._whole, self._part + 1)
+        self._writer = create_capture(following, overwrite=self._overwrite)
+        self._part += 1
+        self.path = following
+        self._kept.append(following)
+        self._interfaces.clear()
+        self._begin()
+        keep = None if self._rotation is None else self._rotation.keep
+        while keep is not None and len(self._kept) > keep:
+            oldest = self._kept.pop(0)
+            try:
+                os.unlink(oldest)
+            except OSError as error:
+                _log.warning("recording %s: an old part stays: %s", self._whole, error)
+
+    def _note_counters(self) -> None:
+        """Note what the kernel has counted, for the end of a file."""
+        with suppress(OSError, trio.ClosedResourceError):
+            self._note_rows(set())
+            self._note(Note("socket", {"drops": self.inner.socket_drops()}))
+
     def _received(self, received: Received) -> None:
         losses = (
             ("overrun", received.overruns),
@@ -186,8 +263,15 @@ class RecordingBackend:
             return
         time_ns = self.inner.now_ns()
         if notes:
+            self._rotate_if_due(time_ns)
             self._write(Record(time_ns, None, b"", notes))
+        rotates = self._rotation is not None
         for datagram in received.datagrams:
+            if rotates:
+                self._rotate_if_due(time_ns)
+                if _CONFIG_TYPE in datagram:
+                    with suppress(RemoteProtocolError):
+                        self._settings.answered(decode(datagram))
             self._write(Record(time_ns, _FROM, datagram, self._new_interfaces(datagram)))
 
     def _new_interfaces(self, datagram: bytes) -> tuple[Note, ...]:
@@ -216,12 +300,8 @@ class RecordingBackend:
         except OSError:
             return None  # gone, or not to be asked: the packet's recording goes on
 
-    def _note_unbinding(self, datagram: bytes) -> None:
-        """Note the rows of queues that a datagram is about to unbind: afterwards they are gone."""
-        try:
-            messages = decode(datagram)
-        except RemoteProtocolError:
-            return
+    def _note_unbinding(self, messages: list[AnyMessage]) -> None:
+        """Note the rows of queues that are about to be unbound: afterwards they are gone."""
         ending = set()
         for message in messages:
             if isinstance(message, Message) and message.type == MessageType.CONFIG:

@@ -22,6 +22,7 @@ import trio
 from trionfq._arrivals import Arrivals
 from trionfq.backends._abc import QueueRow, Received
 from trionfq.backends._replay_feed import Feed
+from trionfq.backends._replay_order import TaskOrder
 from trionfq.backends._replay_time import RecordedTime, mock_clock, wait_all_tasks_blocked
 from trionfq.backends._sent_check import SentCheck
 
@@ -54,9 +55,10 @@ class ReplayBackend:
     Pace ``"asked"``: packets come when `receive_nowait` asks, as many as the queue has room for.
     ``"timed"``: they come at their recorded distances, by trio's clock, the first at the BIND.
     ``"lockstep"``: the next one comes when all tasks are blocked, so that a program with
-    concurrent tasks does the same each time. Under a `trio.testing.MockClock`, which then is moved
-    to each packet's time (1 ns later where two are equal), timeouts and sleeps are part of that;
-    threads, and handlers that share state within a tick, are not.
+    concurrent tasks does the same each time: what trio leaves to chance, which of several tasks
+    runs first, is drawn from `seed` until the backend closes, in the whole process. Under a
+    `trio.testing.MockClock`, which then is moved to each packet's time (1 ns later where two are
+    equal), timeouts and sleeps are part of that; threads are not.
 
     The replay is over when the recording is exhausted and no packet is undecided. Where packets are
     held it is over, too, once no verdict can come: all tasks are blocked, and there is no timeout,
@@ -71,7 +73,8 @@ class ReplayBackend:
       check: what of the program's requests the schema judges: each new layout and a sample of 1
         in 1,024 ("sample"), every message ("all"), or none ("off": the kernel model alone answers,
         as leniently as the kernel).
-      seed: of the sample.
+      seed: of the sample, and in lockstep of the order of tasks that could run at once. None leaves
+        that order to trio.
       patience_s: see above, in seconds.
 
     Raises:
@@ -79,6 +82,7 @@ class ReplayBackend:
         none of the one that is named; the text lists them.
       OSError: the file cannot be read.
       ValueError: an unknown pace or check.
+      RuntimeError: in lockstep, if this release of trio does not let the order of tasks be seeded.
     """
 
     def __init__(
@@ -88,11 +92,12 @@ class ReplayBackend:
         queue: int | None = None,
         pace: Pace = "asked",
         check: Check = "sample",
-        seed: int = 0,
+        seed: int | None = 0,
         patience_s: float = 2.0,
     ) -> None:
         self._time = RecordedTime(pace)
-        self._check = SentCheck(check, seed)
+        self._check = SentCheck(check, seed or 0)
+        self._order = TaskOrder(seed) if pace == "lockstep" and seed is not None else None
         self._feed = Feed(Arrivals(source, queue), self._check)
         self._patience_s = patience_s
         self._closed = False
@@ -210,6 +215,8 @@ class ReplayBackend:
         feed.send(datagram, self.now_ns())
         if not self._time.running and feed.queue is not None:
             self._time.start(feed.peek())
+            if self._order is not None:
+                self._order.start()
         self._wake()
 
     def queues(self) -> list[QueueRow]:
@@ -239,6 +246,8 @@ class ReplayBackend:
         """Close; harmless when repeated. A waiter gets trio.ClosedResourceError."""
         if not self._closed:
             self._closed = True
+            if self._order is not None:
+                self._order.stop()
             self._feed.socket.close()
             self._feed.arrivals.close()
             self._wake()

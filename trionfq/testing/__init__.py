@@ -2,7 +2,8 @@
 
 `ScriptedBackend` runs a program against a model of the kernel, `make_packet` and its siblings
 build datagrams, and `check_backend` checks a backend of one's own, which may stand on the same
-`KernelModel`.
+`KernelModel`. `FaultyBackend` makes any backend fail in chosen places, and `assert_same_verdicts`
+compares two runs.
 """
 
 from trionfq._kernel_model import (
@@ -15,7 +16,22 @@ from trionfq._kernel_model import (
     KernelModel,
     PacketIn,
 )
+from trionfq.testing._assertions import assert_same_verdicts
 from trionfq.testing._checks import check_backend
+from trionfq.testing._faults import (
+    CapLen,
+    Die,
+    Duplicate,
+    Fault,
+    Flush,
+    Overrun,
+    Refuse,
+    Reorder,
+    SendError,
+    Stall,
+    Truncate,
+)
+from trionfq.testing._faulty import FaultyBackend, Injected
 from trionfq.testing._messages import (
     make_bind,
     make_config,
@@ -29,14 +45,28 @@ from trionfq.testing._subject import BackendUnderTest
 __all__ = [
     "Arrival",
     "BackendUnderTest",
+    "CapLen",
     "Cause",
     "Changes",
     "Decision",
+    "Die",
+    "Duplicate",
     "Effect",
     "Fate",
+    "Fault",
+    "FaultyBackend",
+    "Flush",
+    "Injected",
     "KernelModel",
+    "Overrun",
     "PacketIn",
+    "Refuse",
+    "Reorder",
     "ScriptedBackend",
+    "SendError",
+    "Stall",
+    "Truncate",
+    "assert_same_verdicts",
     "check_backend",
     "make_bind",
     "make_config",
