@@ -1,124 +1,130 @@
-"""An independent reader: tshark sees in every recording what the schema sees, and nothing wrong."""
+"""An independent reader: tshark sees in every capture what the judge sees, and nothing wrong.
+
+Compared are whole fields: name, place in the datagram, length and value of each, both ways.
+"""
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 import subprocess
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 import pytest
 
 from fixtures.policies import POLICIES
+from tests.tshark_fields import (
+    MAPPED,
+    NOT_OURS,
+    Seen,
+    expected,
+    is_ours,
+    is_queues,
+)
 from trionfq import CopyMode, QueueFlags, RecordingBackend, ReplayBackend, open_queue, schema
 from trionfq.backends import Backend
 from trionfq.captures import Record, create_capture, open_capture
-from trionfq.schema import Direction, ErrorMessage, Message, RawMessage, by_name
-from trionfq.schema.nfqueue import NFQA, MessageType
+from trionfq.conformance.vectors import load
+from trionfq.schema import Direction, RawMessage
 from trionfq.testing import ScriptedBackend, make_packet
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.pcapng"))
-NFQ = "netlink-netfilter.queue"
-FIELDS = {
-    "frame.protocols": "protocols",
-    "netlink.hdr_type": "types",
-    "netlink.hdr_seq": "seqs",
-    "netlink.error": "errors",
-    f"{NFQ}.packet.id": "packet ids",
-    f"{NFQ}.packet.hook": "hooks",
-    f"{NFQ}.verdict.id": "verdict ids",
-    f"{NFQ}.verdict.verdict": "verdicts",
-    f"{NFQ}.nfmark": "marks",
-    f"{NFQ}.uid": "uids",
-    f"{NFQ}.caplen": "whole lengths",
-    f"{NFQ}.ifindex_indev": "indevs",
-    f"{NFQ}.ifindex_physindev": "physindevs",
-    f"{NFQ}.config.command.command": "commands",
-    f"{NFQ}.config.params.copy_mode": "copy modes",
-    "data.len": "payload lengths",
-    "frame.time_epoch": "time",
-    "frame.packet_flags_direction": "direction",
-    # Everything that tshark finds wrong, and the severity of each remark on the frame.
-    "_ws.malformed": "malformed",
-    "_ws.expert.severity": "severities",
-}
+FIXTURES = sorted(FOLDER.rglob("*.pcap*"))
+NAMES = [str(path.relative_to(FOLDER)) for path in FIXTURES]
+COOKED_BYTES = 16
+NETFILTER = 12
 COMMENT = 0x0010_0000  # a remark of the file itself: our notes
+# What would look into the payload, which is a user's packet: cut by a copy range it is malformed,
+# and a text of four bytes looks like a protocol to a heuristic.
+LEFT_OUT = ("ip", "ipv6", "arp")
 
 
-def tshark(path: Path) -> list[dict[str, str]]:
-    """What tshark reads of each frame.
+class Frame(NamedTuple):
+    """What tshark reads of one frame.
 
-    It is kept from looking into the payload, which is a user's packet: cut by a copy range it is
-    malformed, and a text of four bytes looks like a protocol to a heuristic.
+    Attributes:
+      fields: those of netlink and netfilter, with places that count from the datagram.
+      protocols: names, from the outside in.
+      wrong: what it finds malformed, and remarks worse than a comment.
+      time: as ``frame.time_epoch``.
+      direction: as ``frame.packet_flags_direction``; 0 where the file does not tell.
     """
-    program = shutil.which("tshark")
-    if program is None:
+
+    fields: Counter[Seen]
+    protocols: list[str]
+    wrong: list[str]
+    time: str
+    direction: int
+
+
+def program() -> str:
+    found = shutil.which("tshark")
+    if found is None:
         pytest.skip("tshark is not installed: Debian package tshark (apt-get install tshark)")
-    columns = [word for field in FIELDS for word in ("-e", field)]
-    done = subprocess.run(
-        [
-            *(program, "-r", path, "-T", "fields", "-E", "separator=|", "-E", "aggregator=;"),
-            *("--disable-protocol", "ip", "--disable-protocol", "ipv6"),
-            *columns,
-        ],
-        # No settings of the user's.
-        env={**os.environ, "WIRESHARK_CONFIG_DIR": str(path.parent), "LC_ALL": "C.UTF-8"},
+    return found
+
+
+def ask(*options: object) -> str:
+    # No settings of the user's.
+    environment = {**os.environ, "WIRESHARK_CONFIG_DIR": "/nonexistent", "LC_ALL": "C.UTF-8"}
+    command = [program(), *map(str, options)]
+    return subprocess.run(
+        command,
+        env={**environment, "TZ": "UTC"},
         capture_output=True,
         text=True,
         timeout=50,
         check=True,
-    )
-    names = FIELDS.values()
-    return [dict(zip(names, line.split("|"), strict=True)) for line in done.stdout.splitlines()]
+    ).stdout
 
 
-def expected(record: Record) -> dict[str, list[int]]:
-    """What the schema reads, in tshark's columns."""
-    found: dict[str, list[int]] = {name: [] for name in FIELDS.values() if name.endswith("s")}
-    for message in schema.parse(record.datagram):
-        if isinstance(message, ErrorMessage):
-            _length, type_, _flags, seq, _portid = message.request
-            found["types"] += [2, type_]
-            found["seqs"] += [message.seq, seq]
-            found["errors"].append(message.error)
-            continue
-        assert isinstance(message, Message)
-        found["types"].append(message.type)
-        found["seqs"].append(message.seq)
-        if message.type == MessageType.CONFIG:
-            _config(found, by_name(schema.nfqueue.NFQA_CFG, message.attributes))
-        elif message.type != MessageType.VERDICT_BATCH:  # whose attributes it shows as bytes
-            _traffic(found, by_name(NFQA, message.attributes))
-    return found
+def tshark(path: Path) -> list[Frame]:
+    """What tshark reads of each netfilter frame of a capture."""
+    silent = [word for name in LEFT_OUT for word in ("--disable-protocol", name)]
+    root = ElementTree.fromstring(ask("-r", path, "-T", "pdml", *silent))
+    frames = [list(packet.iter("field")) for packet in root]
+    return [frame(found) for found in frames if shown(found, "netlink.family") == [hex12()]]
 
 
-def _config(found: dict[str, list[int]], values: dict[str, Any]) -> None:
-    if "cmd" in values:
-        found["commands"].append(values["cmd"]["command"])
-    if "params" in values:
-        found["copy modes"].append(values["params"]["copy_mode"])
+def hex12() -> str:
+    return f"{NETFILTER:#06x}"
 
 
-def _traffic(found: dict[str, list[int]], values: dict[str, Any]) -> None:
-    if "packet_hdr" in values:
-        found["packet ids"].append(values["packet_hdr"]["packet_id"])
-        found["hooks"].append(values["packet_hdr"]["hook"])
-    if "verdict_hdr" in values:
-        found["verdict ids"].append(values["verdict_hdr"]["id"])
-        found["verdicts"].append(values["verdict_hdr"]["verdict"])
-    for name, column in (
-        ("mark", "marks"),
-        ("uid", "uids"),
-        ("cap_len", "whole lengths"),
-        ("ifindex_indev", "indevs"),
-        ("ifindex_physindev", "physindevs"),
-    ):
-        if name in values:
-            found[column].append(values[name])
-    if values.get("payload"):
-        found["payload lengths"].append(len(values["payload"]))
+def shown(found: list[ElementTree.Element], name: str) -> list[str]:
+    return [each.attrib["show"] for each in found if each.attrib["name"] == name]
+
+
+def frame(found: list[ElementTree.Element]) -> Frame:
+    fields: Counter[Seen] = Counter()
+    for each in found:
+        name = each.attrib["name"]
+        if is_ours(name):
+            place = int(each.attrib["pos"]) - COOKED_BYTES
+            fields[Seen(name, place, int(each.attrib["size"]), value(each))] += 1
+    severities = [word for word in shown(found, "_ws.expert.severity") if int(word) > COMMENT]
+    malformed = [each.attrib["name"] for each in found if "malformed" in each.attrib["name"]]
+    [protocols] = shown(found, "frame.protocols")
+    [time] = shown(found, "frame.time_epoch")
+    direction = shown(found, "frame.packet_flags_direction") or ["0"]
+    wrong = severities + malformed
+    return Frame(fields, protocols.split(":"), wrong, time, int(direction[0], 0))
+
+
+def value(each: ElementTree.Element) -> int | str:
+    """A field's value: a number, or the bytes; of a time what tshark makes of them."""
+    text = each.attrib["show"]
+    if each.attrib["name"].endswith("queue.timestamp"):
+        return text
+    if each.attrib["name"] in BYTES:
+        return each.attrib["value"]
+    return int(text, 0)
+
+
+BYTES = {name for name, kind in MAPPED.items() if kind == "bytes"}
 
 
 def datagrams(path: Path) -> list[Record]:
@@ -127,53 +133,96 @@ def datagrams(path: Path) -> list[Record]:
         return [record for record in capture if record.datagram]
 
 
-def check(rows: list[dict[str, str]], records: list[Record]) -> None:
-    """Hold tshark's reading of a recording against the schema's."""
-    assert len(rows) == len(records) > 0
-    for row, record in zip(rows, records, strict=True):
-        assert row["malformed"] == ""
-        assert all(int(each, 0) <= COMMENT for each in _list(row["severities"]))
-        numbers = expected(record)
-        for column, values in numbers.items():
-            if column not in ("protocols", "severities"):
-                assert [int(each, 0) for each in _list(row[column])] == values, column
-        protocols = row["protocols"].split(":")
-        assert protocols[0] == "netlink"
-        messages = [each for each in schema.parse(record.datagram) if isinstance(each, Message)]
-        # An answer is netlink's own; everything else is seen to be nfqueue's.
-        assert protocols.count("netlink-netfilter") == len(messages)
-        assert set(protocols) <= {"netlink", "netlink-netfilter", "data"}
-        seconds, _, rest = row["time"].partition(".")
+def timestamp(seconds: int, microseconds: int) -> str:
+    """tshark takes the second half for nanoseconds, which are microseconds."""
+    when = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return f"{when:%b} {when.day:2}, {when:%Y %H:%M:%S}.{microseconds:09} UTC"
+
+
+def check(frames: list[Frame], records: list[Record]) -> Counter[str]:
+    """Hold tshark's reading of a capture against the judge's; how often each field was seen."""
+    assert len(frames) == len(records) > 0
+    seen: Counter[str] = Counter()
+    for found, record in zip(frames, records, strict=True):
+        seconds, _, rest = found.time.partition(".")
         assert int(seconds) * 10**9 + int(rest) == record.time_ns
-        assert int(row["direction"], 0) == {
-            Direction.FROM_KERNEL: 1,
-            Direction.TO_KERNEL: 2,
-        }.get(record.direction)  # type: ignore[arg-type]
-
-
-def _list(column: str) -> list[str]:
-    return column.split(";") if column else []
+        ways = {Direction.FROM_KERNEL: 1, Direction.TO_KERNEL: 2}
+        assert found.direction in (0, ways.get(record.direction, 0))  # type: ignore[arg-type]
+        assert found.protocols[0] == "netlink"
+        if not is_queues(record.datagram):
+            continue
+        assert found.wrong == []
+        unmapped = {each.name for each in found.fields} - MAPPED.keys()
+        assert unmapped == set(), "a field of tshark's that the judge is not compared by"
+        assert set(found.protocols) <= {"netlink", "netlink-netfilter", "data"}
+        wanted = Counter(expected(record.datagram, timestamp))
+        assert found.fields == wanted
+        seen.update(each.name for each in found.fields)
+    return seen
 
 
 @pytest.fixture(scope="module")
-def dissected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
+def dissected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Frame]]:
     """What tshark reads of each fixture: of all at once, one file being a section of another."""
+    sections = [path for path in FIXTURES if path.suffix == ".pcapng"]
     path = tmp_path_factory.mktemp("tshark") / "all.pcapng"
-    path.write_bytes(b"".join((FOLDER / f"{name}.pcapng").read_bytes() for name in NAMES))
+    path.write_bytes(b"".join(each.read_bytes() for each in sections))
     rows = tshark(path)
     found = {}
-    for name in NAMES:
-        count = len(datagrams(FOLDER / f"{name}.pcapng"))
-        found[name], rows = rows[:count], rows[count:]
+    for each in sections:
+        count = len(datagrams(each))
+        found[str(each.relative_to(FOLDER))], rows = rows[:count], rows[count:]
     assert rows == []
+    for each in FIXTURES:
+        if each not in sections:
+            found[str(each.relative_to(FOLDER))] = tshark(each)
     return found
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_tshark_reads_each_fixture_as_the_schema_does(
-    name: str, dissected: dict[str, list[dict[str, str]]]
+def test_tshark_reads_each_fixture_as_the_judge_does(
+    name: str, dissected: dict[str, list[Frame]]
 ) -> None:
-    check(dissected[name], datagrams(FOLDER / f"{name}.pcapng"))
+    check(dissected[name], datagrams(FOLDER / name))
+
+
+def test_the_fixtures_show_forty_fields_and_more(dissected: dict[str, list[Frame]]) -> None:
+    seen = {each.name for frames in dissected.values() for found in frames for each in found.fields}
+    assert len(seen & MAPPED.keys()) >= 40
+
+
+def test_tshark_reads_each_vector_as_the_judge_does(tmp_path: Path) -> None:
+    """So every field that tshark knows of a queue is compared, whatever the fixtures hold."""
+    path = tmp_path / "vectors.pcapng"
+    ways = {"from-kernel": Direction.FROM_KERNEL, "to-kernel": Direction.TO_KERNEL}
+    with create_capture(path) as writer:
+        for at, each in enumerate(load()):
+            if each["valid"] and each["order"] == "little":
+                way = ways[each["direction"]]
+                writer.write(Record(at, way, bytes.fromhex(each["bytes"])))
+    seen = check(tshark(path), datagrams(path))
+    assert set(seen) == MAPPED.keys()
+
+
+def test_no_field_that_tshark_has_of_a_queue_is_left_out() -> None:
+    rows = (line.split("\t") for line in ask("-G", "fields").splitlines())
+    known = {row[2] for row in rows if row[0] == "F" and is_ours(row[2])}
+    assert len(known) > 40
+    left = known - MAPPED.keys()
+    assert {name for name in left if not name.startswith(NOT_OURS)} == set()
+
+
+def test_the_comparison_can_fail() -> None:
+    """A value, a place, a missing and an additional field are each seen."""
+    datagram = bytes.fromhex(
+        next(e for e in load() if e["name"] == "verdict, mark, little")["bytes"]
+    )
+    right = Counter(expected(datagram, timestamp))
+    other = bytearray(datagram)
+    other[-1] ^= 1
+    assert Counter(expected(bytes(other), timestamp)) != right
+    longer = datagram[:36] + bytes(4) + datagram[36:]
+    assert Counter(expected(longer, timestamp)) != right
 
 
 async def record(backend: Backend, path: Path, policy: str, **options: Any) -> None:
@@ -233,8 +282,8 @@ def test_an_unpadded_message_before_another_is_seen_as_malformed(tmp_path: Path)
     path = tmp_path / "odd.pcapng"
     with create_capture(path) as writer:
         writer.write(Record(1, Direction.TO_KERNEL, datagram))
-    [row] = tshark(path)
-    assert row["malformed"]
+    [found] = tshark(path)
+    assert found.wrong
 
 
 def test_other_messages_of_netlink_are_netlinks(tmp_path: Path) -> None:
@@ -244,6 +293,6 @@ def test_other_messages_of_netlink_are_netlinks(tmp_path: Path) -> None:
         for type_ in (1, 3, 4):
             datagram = schema.build([RawMessage(type_, 0, 0, 0, bytes(4))])
             writer.write(Record(1, Direction.FROM_KERNEL, datagram))
-    for row in tshark(path):
-        assert row["protocols"].split(":")[0] == "netlink"
-        assert row["malformed"] == ""
+    for found in tshark(path):
+        assert found.protocols[0] == "netlink"
+        assert found.wrong == []
