@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
+import struct
 import sys
 import threading
 import warnings
@@ -132,6 +134,22 @@ async def test_a_queue_stands_in_proc_while_it_is_bound(ns: harness.Namespace) -
         assert [row.queue for row in other.queues()] == [1, 2]
         backend.close()
         assert other.queues() == []
+
+
+def test_a_packet_that_a_socket_filter_hides_waits_on(ns: harness.Namespace) -> None:
+    """Why there is no method for filters: netlink_unicast takes what they drop for delivered."""
+    queue_rule(ns, "OUTPUT", "-p udp --dport 5000")
+    nothing = ctypes.create_string_buffer(struct.pack("=HBBI", 6, 0, 0, 0))  # BPF_RET | BPF_K
+    program = struct.pack("@HP", 1, ctypes.addressof(nothing))
+    with opened(ns) as backend:
+        backend.send_nowait(make_bind(0))
+        assert errors(backend) == [0]
+        with socket.socket(fileno=os.dup(backend.fileno())) as same:
+            same.setsockopt(socket.SOL_SOCKET, 26, program)  # SO_ATTACH_FILTER
+        ns.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 5000))
+        assert backend.receive_nowait(10).datagrams == []
+        [row] = backend.queues()
+        assert (row.queue_total, row.queue_dropped, row.user_dropped) == (1, 0, 0)
 
 
 def test_a_table_longer_than_a_page_is_read_whole(ns: harness.Namespace) -> None:
