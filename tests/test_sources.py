@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import itertools
 import struct
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -481,3 +483,63 @@ def test_what_came_before_an_error_comes_first() -> None:
             with pytest.raises(CaptureError, match="the file ends after"):
                 next(source)
         assert list(source) == []
+
+
+def test_packets_in_a_row_are_written_as_each_by_itself_would_be() -> None:
+    frames = [
+        ethernet(packet, protocol, *tags)
+        for size in (1, 2, 3, 500, 1)
+        for protocol, packet in ((IPV4, ipv4(bytes(size))), (IPV6, ipv6(bytes(size))))
+        for tags in ((), ((VLAN, size),))
+    ]
+    for options in (
+        {},
+        {"bridge": True, "mark": 1},
+        {"hook": Hook.LOCAL_OUT},
+        {"timestamps": False},
+    ):
+        together = [values for _, values in told(capture(1, *frames), **options)]
+        for number, frame in enumerate(frames):
+            alone = made.pcap((NOW + number, 5, frame), link_type=1)
+            values = one(alone, **options)
+            values["packet_hdr"]["packet_id"] = number + 1
+            assert together[number] == values
+
+
+def test_a_time_that_no_message_can_tell_is_left_out() -> None:
+    data = made.section()
+    for seconds in (0, 1 << 62, -(1 << 62)):
+        opts = made.options((9, b"\0"), (14, struct.pack("<q", seconds)))
+        data += made.interface(link.RAW, opts=opts)
+    for index in range(3):
+        data += made.enhanced(ipv4(), (1 << 64) - 1 if index < 2 else 5, index=index)
+    found = [values.get("timestamp") for _, values in told(data)]
+    assert found == [{"sec": (1 << 64) - 1, "usec": 0}, None, None]
+    absurd = tlv(3, struct.pack("!QQ", 1, 1 << 63))
+    assert one(capture(link.NFLOG, link.nflog(ipv4(), absurd)))["timestamp"]["sec"] == NOW
+
+
+def test_a_long_capture_is_read_in_constant_memory() -> None:
+    frame = ethernet(ipv4(bytes(1000)))
+    part = made.pcap(*[(NOW, n, frame) for n in range(50)], link_type=1)
+    pieces = itertools.chain([part], itertools.repeat(part[24:], 99))
+
+    class Long(io.RawIOBase):
+        """A file that is nowhere as a whole."""
+
+        rest = b""
+
+        def read(self, size: int = -1) -> bytes:
+            if not self.rest:
+                self.rest = next(pieces, b"")
+            found, self.rest = self.rest[:size], self.rest[size:]
+            return found
+
+    tracemalloc.start()
+    try:
+        count = sum(1 for _record in PacketSource(Long()))  # type: ignore[arg-type]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 5000
+    assert peak < 1_000_000, "the file has 5 million bytes"

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 _header = run_of(NFLOG_HEADER, "big", "nflog")
 _attribute = {order: run_of(NFLOG_ATTRIBUTE, order, "nflog") for order in ("little", "big")}
 _ATTRIBUTE_BYTES: Final = _attribute["big"].size
+_NS: Final = 10**9
+_USEC: Final = 10**6
 # The high bits of a type are flags (NLA_F_*).
 _TYPE_MASK: Final = 0x3FFF
 _LAYOUTS: Final = {each.number: derive(each.declaration) for each in NFULA.attributes}
 _NAMES: Final = {each.number: each.name for each in NFULA.attributes}
 _HEADER, _PAYLOAD = int(LogAttribute.PACKET_HDR), int(LogAttribute.PAYLOAD)
+_ADDRESS, _TIMESTAMP = int(LogAttribute.HWADDR), int(LogAttribute.TIMESTAMP)
 _LINK_HEADER, _VLAN = int(LogAttribute.L2HDR), int(LogAttribute.VLAN)
 _ETHERTYPES: Final[Mapping[int, int]] = {Family.IPV4: IPV4, Family.IPV6: IPV6}
 _VERSIONS: Final = {4: IPV4, 6: IPV6}
@@ -59,6 +62,11 @@ def read_nflog(data: bytes, order: Order) -> Frame | str:
         if number == _HEADER:
             header = value
             told["hook"] = header["hook"]
+        elif number == _ADDRESS:
+            told["hwaddr"] = value["hw_addr"][: value["hw_addrlen"]]
+        elif number == _TIMESTAMP:
+            if value["usec"] < _USEC:
+                told["timestamp"] = value["sec"] * _NS + value["usec"] * 1000
         else:
             told[_NAMES[number]] = value
     start, end = found[_PAYLOAD]

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from trionfq._codec import encode
-from trionfq.schema import NLA_F_NESTED, Attr, Message
+from trionfq._codec import derive, encode
+from trionfq._codec_messages import OperationPart, derived
+from trionfq._codec_template import Template
+from trionfq.schema import NLA_F_NESTED, SCHEMA, Attr, Message
+from trionfq.schema._constructs import HOST_ORDER
 from trionfq.schema.nfnetlink import NFNETLINK_V0, Family
 from trionfq.schema.nfqueue import MAX_COPY_RANGE, NFQA, NFQA_VLAN, Hook, MessageType
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 
 _NS: Final = 10**9
 _ADDRESS_BYTES: Final = 8
+_TEMPLATES_KEPT: Final = 256
+_TIMESTAMP: Final = derive(NFQA.by_name["timestamp"].declaration)
 _NUMBERS: Final = {each.name: each.number for each in NFQA.attributes}
 _IN, _OUT = ("ifindex_indev", "ifindex_physindev"), ("ifindex_outdev", "ifindex_physoutdev")
 _MIDDLE: Final = (
@@ -29,48 +34,104 @@ _BRIDGE_ORDER: Final = (*_IN[::-1], *_OUT[::-1], *_MIDDLE)
 _NOT_ZERO: Final = frozenset({*_IN, *_OUT, "mark", "priority", "cgroup_classid", "skb_info"})
 _NESTS: Final = frozenset({"vlan", "ct"})
 
+MAX_TIME_NS: Final = ((1 << 64) - 1) * _NS
+"""The latest time that a message can tell, in nanoseconds since the epoch."""
+
 NAMES: Final = frozenset({*_ORDER, "skb_info", "hook"})
 """What a caller may say of a packet: attributes by the schema's names, and the hook."""
 
 
-def message_of(
-    packet: tuple[int, int, bytes, int],
-    queue: int,
-    packet_id: int,
-    values: Mapping[str, Any],
-) -> bytes:
-    """The datagram of one packet.
+class PacketWriter:
+    """Writes the messages of one queue's packets.
+
+    Packets that differ in id, time and payload only are written by one template.
 
     Args:
-      packet: family of the hook, EtherType, payload, and bytes of the whole.
       queue: queue number.
-      packet_id: its id there.
-      values: by `NAMES`, in the schema's form or a shorter one: ``hwaddr`` as bytes, ``timestamp``
-        in nanoseconds since the epoch, ``vlan`` as (EtherType, TCI). None for what is not told.
-
-    Raises:
-      LocalProtocolError: a value does not fit the schema.
     """
-    family, protocol, payload, length = packet
-    hook = int(values["hook"])
-    header = {"packet_id": packet_id, "hw_protocol": protocol, "hook": hook}
-    listed = [Attr(_NUMBERS["packet_hdr"], header)]
-    for name in _BRIDGE_ORDER if family == Family.BRIDGE else _ORDER:
-        value = values.get(name)
-        if value is None or not _is_told(name, value, family, hook, values):
-            continue
-        full = _FULL[name](value) if name in _FULL else value
-        listed.append(Attr(_NUMBERS[name], full, NLA_F_NESTED if name in _NESTS else 0))
-    copied = payload[:MAX_COPY_RANGE]
-    if length > len(copied):
-        listed.append(Attr(_NUMBERS["cap_len"], length))
-    if values.get("skb_info"):
-        listed.append(Attr(_NUMBERS["skb_info"], int(values["skb_info"])))
-    if copied:
-        listed.append(Attr(_NUMBERS["payload"], copied))
-    return encode(
-        [Message(MessageType.PACKET, 0, 0, 0, family, NFNETLINK_V0, queue, tuple(listed))]
-    )
+
+    def __init__(self, queue: int) -> None:
+        self._queue = queue
+        self._templates: dict[tuple[Any, ...], _Template] = {}
+
+    def write(
+        self, packet: tuple[int, int, bytes, int], packet_id: int, values: Mapping[str, Any]
+    ) -> bytes:
+        """The datagram of one packet.
+
+        Args:
+          packet: family of the hook, EtherType, payload, and bytes of the whole.
+          packet_id: its id.
+          values: by `NAMES`, in the schema's form or a shorter one: ``hwaddr`` as bytes,
+            ``timestamp`` in nanoseconds since the epoch, ``vlan`` as (EtherType, TCI). None for
+            what is not told.
+
+        Raises:
+          LocalProtocolError: a value does not fit the schema.
+        """
+        family, protocol, payload, length = packet
+        time_ns = values.get("timestamp")
+        if not payload or length > min(len(payload), MAX_COPY_RANGE) or time_ns is None:
+            return encode([self._message(packet, packet_id, values)])
+        rest = {**values, "timestamp": 0}
+        try:
+            key = family, protocol, *rest.items()
+            template = self._templates.get(key)
+        except TypeError:
+            # A value of the user's that cannot be a key.
+            return encode([self._message(packet, packet_id, values)])
+        if template is None:
+            if len(self._templates) >= _TEMPLATES_KEPT:
+                self._templates.clear()
+            sample = self._message((family, protocol, b"", 0), packet_id, rest)
+            template = self._templates[key] = _Template(sample)
+        return template.write(packet_id, time_ns, payload)
+
+    def _message(
+        self, packet: tuple[int, int, bytes, int], packet_id: int, values: Mapping[str, Any]
+    ) -> Message:
+        family, protocol, payload, length = packet
+        hook = int(values["hook"])
+        header = {"packet_id": packet_id, "hw_protocol": protocol, "hook": hook}
+        listed = [Attr(_NUMBERS["packet_hdr"], header)]
+        for name in _BRIDGE_ORDER if family == Family.BRIDGE else _ORDER:
+            value = values.get(name)
+            if value is None or not _is_told(name, value, family, hook, values):
+                continue
+            full = _FULL[name](value) if name in _FULL else value
+            listed.append(Attr(_NUMBERS[name], full, NLA_F_NESTED if name in _NESTS else 0))
+        copied = payload[:MAX_COPY_RANGE]
+        if length > len(copied):
+            listed.append(Attr(_NUMBERS["cap_len"], length))
+        if values.get("skb_info"):
+            listed.append(Attr(_NUMBERS["skb_info"], int(values["skb_info"])))
+        if copied:
+            listed.append(Attr(_NUMBERS["payload"], copied))
+        number = MessageType.PACKET
+        return Message(number, 0, 0, 0, family, NFNETLINK_V0, self._queue, tuple(listed))
+
+
+class _Template:
+    """A message without its payload, whose id and time are to be replaced."""
+
+    def __init__(self, message: Message) -> None:
+        self._inner = Template(message, field=("packet_hdr", "packet_id"))
+        self._time: tuple[int, int] | None = None
+        datagram = derived(SCHEMA, HOST_ORDER)
+        body = datagram.kinds[MessageType.PACKET].body
+        assert isinstance(body, OperationPart)
+        sample = encode([message])
+        start = datagram.header.size + body.header.size
+        for _, number, _, at, end, _ in body.attributes.walk(sample, start, len(sample)):
+            if number == _NUMBERS["timestamp"]:
+                self._time = at, end
+
+    def write(self, packet_id: int, time_ns: int, payload: bytes) -> bytes:
+        message = self._inner.pack_payload(0, packet_id, payload)
+        if self._time is None:
+            return message
+        at, end = self._time
+        return message[:at] + _TIMESTAMP.write(_timestamp(time_ns)) + message[end:]
 
 
 def _is_told(name: str, value: Any, family: int, hook: int, values: Mapping[str, Any]) -> bool:

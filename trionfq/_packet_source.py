@@ -18,7 +18,7 @@ from trionfq._ids import ID_MASK
 from trionfq._link_types import link_type_text
 from trionfq._network_packets import at_bridge_hook, at_ip_hook
 from trionfq._notes import Note, read_note
-from trionfq._packet_messages import NAMES, message_of
+from trionfq._packet_messages import MAX_TIME_NS, NAMES, PacketWriter
 from trionfq._record_source import File, RecordSource, opened
 from trionfq.schema import Direction, Value
 from trionfq.schema.nfqueue import Hook
@@ -191,6 +191,7 @@ class PacketSource(RecordSource):
         packet_id = 0
         left_out = Tally()
         devices = _Devices(self._given_names)
+        writer = PacketWriter(self.queue)
         for packet in reader:
             if isinstance(packet, Remark):
                 notes = tuple(map(read_note, packet.comments))
@@ -209,7 +210,7 @@ class PacketSource(RecordSource):
             notes = tuple(map(read_note, packet.comments)) if packet.comments else ()
             values = self._values(found, _checked(choice), devices)
             core = found.family, found.protocol, found.payload, found.length
-            datagram = message_of(core, self.queue, packet_id, values)
+            datagram = writer.write(core, packet_id, values)
             yield packet.time_ns, Direction.FROM_KERNEL, datagram, devices.named(values, notes)
         if packet_id == 0 and left_out.counts():
             raise CaptureError(_nothing(left_out.counts()))
@@ -257,7 +258,7 @@ class PacketSource(RecordSource):
             values |= {"vlan": found.tags[0] if found.tags else None, "l2hdr": found.link_header}
         if not self._timestamps:
             values["timestamp"] = None
-        elif found.time_ns > 0:
+        elif 0 < found.time_ns <= MAX_TIME_NS:
             values.setdefault("timestamp", found.time_ns)
         return {**values, **chosen}
 
