@@ -291,7 +291,7 @@ class _Devices:
     def named(self, values: Mapping[str, Any], notes: tuple[Note, ...]) -> tuple[Note, ...]:
         """Notes of a packet, with the names of its devices where it is the first to have them."""
         for name in _DEVICES:
-            told = self._untold.pop(values.get(name), None) if self._untold else None
+            told = self._untold.pop(values.get(name) or 0, None) if self._untold else None
             if told is not None:
                 notes = (Note("interface", {"index": values[name], "name": told}), *notes)
         return notes
