@@ -211,6 +211,7 @@ CONVERSATIONS: list[tuple[str, list[Sent]]] = [
         "NFQ415",
         [*START, arrives(1, payload(ipv4())), decides(1, payload(b""))],
         [*START, arrives(1, payload(ipv4())), decides(1, payload(ipv4()[:19]))],
+        [*START, arrives(1, *TAGGED, family=BRIDGE), decides(1, payload(ipv4(b"dat")))],
     ),
     *breach(
         "NFQ416",

@@ -7,16 +7,15 @@ answer that refuses it takes its effects back.
 
 from __future__ import annotations
 
-import errno
-import struct
 from typing import TYPE_CHECKING
 
+from trionfq.conformance._answers import ERROR_BYTES, Answers
 from trionfq.conformance._config import command_of, judge_config
 from trionfq.conformance._context import Context, Message, Place
 from trionfq.conformance._findings import Finding, Report, Totals
 from trionfq.conformance._packets import judge_packet
-from trionfq.conformance._requests import BOUND_ANEW, Request, Requests
-from trionfq.conformance._shapes import EXTACK_SHAPE, OPERATION_SHAPES
+from trionfq.conformance._requests import Request, Requests
+from trionfq.conformance._shapes import OPERATION_SHAPES
 from trionfq.conformance._verdicts import judge_verdict
 from trionfq.conformance._walk import (
     GENMSG_BYTES,
@@ -41,13 +40,9 @@ if TYPE_CHECKING:
     from trionfq.conformance._shapes import OperationShape
     from trionfq.schema import Order
 
-_ERROR_NUMBERS = {"little": struct.Struct("<i"), "big": struct.Struct(">i")}
-_ERROR_BYTES = 4
 # Plain integers: an IntFlag takes a microsecond for every `&`.
 _REQUEST, _ACK = int(MessageFlags.REQUEST), int(MessageFlags.ACK)
-_CAPPED, _TLVS = int(MessageFlags.CAPPED), int(MessageFlags.ACK_TLVS)
-_NESTS = tuple(NFQA.by_name[name].number for name in ("ct", "vlan"))
-_ENOTSUPP = 524
+_NESTS = tuple(NFQA.by_name[name].number for name in ("ct", "vlan", "exp"))
 _FROM_KERNEL_TYPES = (Type.ERROR, Type.DONE, Type.OVERRUN, MessageType.PACKET)
 
 
@@ -63,6 +58,7 @@ class Judge:
         self._context = Context(self.totals)
         self._queues: dict[int, QueueState] = {}
         self._requests = Requests()
+        self._answers = Answers(self._context, self._queues, self._requests)
         self._order: Order | None = None
 
     def feed(self, index: int, record: Record) -> list[Finding]:
@@ -123,7 +119,7 @@ class Judge:
     def _is_foreign(self, datagram: bytes, header: Header, order: Order) -> bool:
         """Whether a message is none of the queue subsystem, and no answer to one."""
         if header.type == Type.ERROR:
-            request = header.at + HEADER_BYTES + _ERROR_BYTES
+            request = header.at + HEADER_BYTES + ERROR_BYTES
             if request + HEADER_BYTES > header.end:
                 return False
             type_ = int.from_bytes(datagram[request + 4 : request + 6], order)
@@ -175,7 +171,7 @@ class Judge:
             if to_kernel:
                 context.fault("NFQ107", header.at, "nlmsghdr.type", "NLMSG_ERROR to the kernel")
             else:
-                self._answer(datagram, header, order)
+                self._answers.judge(datagram, header, order)
             return
         operation = OPERATION_SHAPES.get(header.type & 0xFF)
         if operation is None:
@@ -258,110 +254,6 @@ class Judge:
                     to_kernel=True,
                 )
         return found
-
-    # --- answers
-
-    def _answer(self, datagram: bytes, header: Header, order: Order) -> None:
-        """NLMSG_ERROR: what became of a request."""
-        context = self._context
-        start = header.at + HEADER_BYTES
-        echo = start + _ERROR_BYTES
-        if header.end < echo + HEADER_BYTES:
-            text = f"expected 20 bytes, got {header.end - start}"
-            context.fault("NFQ112", start, "nlmsgerr", text)
-            return
-        number = _ERROR_NUMBERS[order].unpack_from(datagram, start)[0]
-        if number > 0:
-            context.fault("NFQ113", start, "nlmsgerr.error", f"error {number}")
-            return
-        length, type_, _flags, seq, _portid = struct.unpack_from(
-            "<IHHII" if order == "little" else ">IHHII", datagram, echo
-        )
-        end = min(header.end, echo + HEADER_BYTES)
-        if not header.flags & _CAPPED:
-            end = min(header.end, echo + length)
-        if header.flags & _TLVS:
-            self._extack(datagram, header, order, echo + (end - echo + 3) // 4 * 4)
-        request = self._requests.answered(type_, seq, datagram[echo:end])
-        if request is None:
-            if not self._requests.forgotten:
-                text = f"type {type_:#x}, sequence number {seq}"
-                context.fault("NFQ601", echo, "nlmsgerr.msg", text)
-            return
-        if number:
-            self._refused(request, -number)
-        elif request.before is not None:
-            request.before.end(context, BOUND_ANEW)
-
-    def _extack(self, datagram: bytes, header: Header, order: Order, start: int) -> None:
-        attributes(
-            datagram,
-            start,
-            header.end,
-            EXTACK_SHAPE,
-            order,
-            self._context.fault,
-            to_kernel=False,
-        )
-
-    def _refused(self, request: Request, number: int) -> None:
-        """The kernel refused a request: say so, and take its effects back."""
-        state = request.state
-        if request.type == MessageType.CONFIG:
-            self._config_refused(request, number)
-        elif state is not None:
-            self._verdict_refused(request, state, number)
-        elif not request.explained:
-            self._fault(request, "NFQ405", _name(number))
-
-    def _config_refused(self, request: Request, number: int) -> None:
-        state = request.state
-        if number == errno.EBUSY:
-            rule = "NFQ303"
-        elif number == errno.ENODEV and request.settings_only:
-            rule = "NFQ302"
-        else:
-            rule = "NFQ301"
-        if not request.explained:
-            self._fault(request, rule, _name(number))
-        if state is None:
-            return
-        if not request.settings_only:
-            if request.before is not None:
-                self._queues[state.number] = request.before
-                request.before.restore(list(state.waiting.values()))
-            else:
-                del self._queues[state.number]
-        elif number == errno.ENODEV:
-            state.bound = False
-
-    def _verdict_refused(self, request: Request, state: QueueState, number: int) -> None:
-        decided = request.decided
-        if number == errno.ENOENT:
-            rule = "NFQ404" if decided else "NFQ401"
-        elif number == errno.ENODEV:
-            rule = "NFQ409"
-        else:
-            rule = "NFQ405"
-        if not request.explained:
-            self._fault(request, rule, _name(number))
-        # A wrong VLAN tag or link-layer header is found when the packet has left the queue.
-        lost = number == errno.ENOENT or (number == errno.EINVAL and request.link_layer)
-        if not lost and self._queues.get(state.number) is state:
-            state.restore(decided)
-
-    def _fault(self, request: Request, rule: str, text: str) -> None:
-        queue = None if request.state is None else request.state.number
-        field = "config" if request.type == MessageType.CONFIG else "NFQA_VERDICT_HDR"
-        self._context.fault_at(
-            request.place, rule, request.offset, field, text, queue, request.packet_id
-        )
-
-
-def _name(number: int) -> str:
-    if number == _ENOTSUPP:
-        return "the kernel answered ENOTSUPP"
-    return f"the kernel answered {errno.errorcode.get(number, number)}"
 
 
 def judge_records(records: Iterable[Record]) -> Report:

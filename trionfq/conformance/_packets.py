@@ -158,6 +158,8 @@ def _waiting(context: Context, message: Message) -> Waiting:
         copied=None if contents is None else len(contents),
         checksum=zlib.crc32(contents or b""),
         whole=told if told is not None or contents is None else len(contents),
-        transport=transport_offset(message.family, contents or b""),
+        transport=transport_offset(
+            message.family, contents or b"", tagged=_N["vlan"] in message.found
+        ),
         link=None if link is None else link.size,
     )

@@ -15,10 +15,15 @@ if TYPE_CHECKING:
 _PAYLOAD = NFQA.by_name["payload"].number
 _FIELD = "NFQA_PAYLOAD"
 _IPV4_BYTES, _IPV6_BYTES = 20, 40
+_NO_SHRINKING = 2**32 - 4
 
 
-def transport_offset(family: int, payload: bytes) -> int:
-    """Bytes in front of the transport header, 0 where they cannot be told."""
+def transport_offset(family: int, payload: bytes, *, tagged: bool) -> int:
+    """Bytes in front of the transport header, as nfqnl_mangle compares, 0 where nothing tells."""
+    if family == Family.BRIDGE and tagged:
+        # The tag was cut out behind the transport header's mark (skb_vlan_untag), so the offset is
+        # -4, and the kernel compares it unsigned.
+        return _NO_SHRINKING
     if family == Family.IPV4 and payload:
         return (payload[0] & 0x0F) * 4
     return _IPV6_BYTES if family == Family.IPV6 else 0

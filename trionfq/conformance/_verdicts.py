@@ -9,7 +9,7 @@ from trionfq._ids import id_after
 from trionfq.conformance._payload import judge_payload
 from trionfq.conformance._queues import QueueState
 from trionfq.conformance._walk import swapped
-from trionfq.schema.conntrack import CTA
+from trionfq.schema.conntrack import CTA, CTA_EXPECT
 from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import NFQA, NFQA_VLAN, VERDICT_MASK, VerdictCode
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 _N = {each.name: each.number for each in NFQA.attributes}
 _HDR, _MARK, _PAYLOAD, _VLAN = _N["verdict_hdr"], _N["mark"], _N["payload"], _N["vlan"]
+_EXP = _N["exp"]
 _HDR_BYTES = 8
+_EXPECTED = frozenset(CTA_EXPECT.by_name[name].number for name in ("tuple", "mask"))
 _VLAN_NUMBERS = frozenset(NFQA_VLAN.by_number)
 # ctnetlink_glue_parse_ct looks at these.
 _SETTABLE = frozenset(
@@ -99,8 +101,13 @@ def _judge_code(context: Context, message: Message, verdict: int) -> bool:
 
 
 def _judge_nests(context: Context, message: Message, members: dict[int, list[Attribute]]) -> None:
-    if _N["exp"] in message.found and _N["ct"] not in message.found:
-        _fault(context, message, "NFQ422", _N["exp"], "stands without NFQA_CT")
+    if _EXP in message.found:
+        if _N["ct"] not in message.found:
+            _fault(context, message, "NFQ422", _EXP, "stands without NFQA_CT")
+        lacking = _EXPECTED - {one.number for one in members.get(_EXP, ())}
+        if lacking:
+            names = ", ".join(map(CTA_EXPECT.constant, sorted(lacking)))
+            _fault(context, message, "NFQ426", _EXP, f"without {names}")
     for one in members.get(_N["ct"], ()):
         if one.number in CTA.by_number and one.number not in _SETTABLE:
             name = f"NFQA_CT -> {CTA.constant(one.number)}"

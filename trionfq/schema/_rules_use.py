@@ -164,7 +164,8 @@ VERDICT_RULES = (
         "NFQ415",
         _E,
         "payload that ends before the transport header",
-        "the packet is dropped, and success is reported",
+        "the packet is dropped, and success is reported; of a tagged packet of the bridge family "
+        "so is any payload that is shorter than before",
         _MANGLE,
     ),
     Rule(
@@ -231,6 +232,13 @@ VERDICT_RULES = (
         "NFQA_L2HDR of another length than the packet's",
         "EINVAL, and the packet is dropped",
         "nfqa_parse_bridge (nfnetlink_queue.c)",
+    ),
+    Rule(
+        "NFQ426",
+        _E,
+        "expectation without its tuple or its mask",
+        "most kernels follow a null pointer, and the sending thread dies; newest ones ignore it",
+        "ctnetlink_glue_attach_expect (nf_conntrack_netlink.c)",
     ),
 )
 

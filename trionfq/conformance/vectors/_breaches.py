@@ -97,7 +97,8 @@ def u32(number: int, value: int) -> bytes:
 _MARK = u32(3, 0x12345678)
 _ACCEPT = attribute(2, struct.pack(">II", 1, _ID))
 _PAYLOAD = attribute(10, ipv4())
-_HWADDR = struct.pack(">HH8s", 6, 0, b"\2\0\0\0\0\1\0\0")
+_TUPLE_AND_MASK = attribute(2 | _NESTED, b"") + attribute(3 | _NESTED, b"")
+_EXPECTATION = attribute(15 | _NESTED, _TUPLE_AND_MASK)
 
 
 def _big(datagram: bytes) -> bytes:
@@ -235,12 +236,18 @@ BREACHES: tuple[Breach, ...] = (
     Breach("NFQ406", "verdict 6", _TO, verdict(code=6)),
     Breach("NFQ407", "ACCEPT with upper bits", _TO, verdict(code=0x00010001)),
     Breach("NFQ408", "ACCEPT little-endian", _TO, verdict(code=0x01000000)),
-    Breach("NFQ422", "expectation alone", _TO, verdict(attribute(15 | _NESTED, u32(8, 1)))),
+    Breach("NFQ422", "expectation alone", _TO, verdict(_EXPECTATION)),
     Breach(
         "NFQ423",
         "id of a connection",
         _TO,
         verdict(attribute(11 | _NESTED, u32(12, 1))),
+    ),
+    Breach(
+        "NFQ426",
+        "expectation of nothing",
+        _TO,
+        verdict(attribute(11 | _NESTED, u32(8, 1)) + attribute(15 | _NESTED, u32(8, 1))),
     ),
 )
 """At least one datagram for each rule that one datagram alone can break."""

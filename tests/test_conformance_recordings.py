@@ -1,0 +1,54 @@
+"""What the judge says of recordings of real kernels: nothing against a well-behaved program."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fixtures.policies import POLICIES
+from trionfq import RecordingBackend, ReplayBackend, open_queue
+from trionfq.conformance import judge
+
+FOLDER = Path(__file__).parents[1] / "fixtures"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.pcapng"))
+# Notes, and why: the policy repeats six packets without a mark, by intention, and writes mark 0
+# into four packets that have none; a receive buffer was made too small.
+NOTES = {
+    "every-verdict": {"NFQ421": 6, "NFQ419": 4},
+    "lossy": {"NFQ504": 1},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trionfqs_own_recordings_pass(name: str) -> None:
+    report = judge(FOLDER / f"{name}.pcapng").finish()
+    assert report.totals.findings == NOTES.get(name, {})
+    assert report.passed
+    assert report.totals.packets > 0
+    assert report.totals.foreign == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "policy"), [("every-verdict", "every_verdict"), ("marked", "count_on")]
+)
+async def test_the_recording_of_a_replay_passes(name: str, policy: str, tmp_path: Path) -> None:
+    path = tmp_path / "again.pcapng"
+    decide = POLICIES[policy]()
+    backend = RecordingBackend(ReplayBackend(FOLDER / f"{name}.pcapng"), path)
+    async with open_queue(0, backend=backend) as queue:
+        async for packet in queue:
+            decide(queue, packet)
+    report = judge(path).finish()
+    assert report.totals.findings == NOTES.get(name, {})
+    assert report.passed
+
+
+async def test_a_replay_that_cannot_cut_packets_is_told_from_a_kernel(tmp_path: Path) -> None:
+    """A kernel sends no GSO packet to a queue that did not ask for it; a replay warns and does."""
+    path = tmp_path / "whole.pcapng"
+    backend = RecordingBackend(ReplayBackend(FOLDER / "gso.pcapng"), path)
+    async with open_queue(0, backend=backend) as queue:
+        async for packet in queue:
+            packet.accept()
+    assert set(judge(path).finish().totals.findings) == {"NFQ315"}
