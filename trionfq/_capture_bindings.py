@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _headers = {order: run_of(HEADER, order, "nlmsghdr") for order in ORDERS}
 _generic = run_of(NFGENMSG, "big", "nfgenmsg")
 _HEADER_BYTES: Final = _headers[HOST_ORDER].size
+_ERROR_BYTES: Final = 4
 _QUEUE: Final = int(Subsystem.QUEUE)
 _MOST_ASKED: Final = 256
 _MOST_BINDINGS: Final = 1 << 16
@@ -68,11 +69,11 @@ class _Bound:
 
 
 class _Asked(NamedTuple):
-    """A request to bind that waits for its answer."""
+    """A request that waits for its answer, which echoes its header."""
 
-    seq: int
-    port_id: int
+    header: bytes
     bound: _Bound
+    begins: bool
     before: _Bound | None
 
 
@@ -81,6 +82,7 @@ class Head(NamedTuple):
 
     Attributes:
       type: nlmsg_type.
+      flags: nlmsg_flags.
       seq: nlmsg_seq.
       port_id: nlmsg_pid.
       queue: the nfgenmsg's res_id; None in a message that has none.
@@ -89,6 +91,7 @@ class Head(NamedTuple):
     """
 
     type: int
+    flags: int
     seq: int
     port_id: int
     queue: int | None
@@ -106,14 +109,14 @@ def heads(datagram: bytes) -> Iterator[Head]:
     unpack = _headers[byte_order(datagram) or HOST_ORDER].unpack_from
     at, size = 0, len(datagram)
     while at + _HEADER_BYTES <= size:
-        length, kind, _flags, seq, port_id = unpack(datagram, at)
+        length, kind, flags, seq, port_id = unpack(datagram, at)
         end = at + length
         if length < _HEADER_BYTES or end > size:
             return
         queue = None
         if kind not in _OURS and length >= _HEADER_BYTES + _generic.size:
             _family, _version, queue = _generic.unpack_from(datagram, at + _HEADER_BYTES)
-        yield Head(kind, seq, port_id, queue, at, end)
+        yield Head(kind, flags, seq, port_id, queue, at, end)
         at = end + -length % NLMSG_ALIGNTO
 
 
@@ -135,17 +138,13 @@ class Tracker:
     def take(self, direction: Direction | None, datagram: bytes, time_ns: int) -> set[int]:
         """The numbers of the bindings that a datagram is about, none where it is about no queue.
 
-        An answer is about all bindings of the socket that it went to.
+        The answer to a request is about what that was about, any other about all bindings of the
+        socket that it went to. Requests that bind no queue have the number -1.
         """
         found: set[int] = set()
         for head in heads(datagram):
             if head.type == Type.ERROR:
-                self._answered(head, datagram)
-                found |= {
-                    each.place
-                    for each in self._now.values()
-                    if each.port_id in (None, head.port_id)
-                }
+                found |= self._answered(head, datagram)
             elif head.queue is None or not head.is_of_queues:
                 continue
             elif head.type == MessageType.PACKET and direction is not Direction.TO_KERNEL:
@@ -179,44 +178,49 @@ class Tracker:
     def _configured(self, head: Head, datagram: bytes) -> _Bound:
         assert head.queue is not None
         command = _command(datagram[head.start : head.end])
-        if command == ConfigCommand.BIND:
-            before = self._now.get(head.queue)
+        before = self._now.get(head.queue)
+        begins = command == ConfigCommand.BIND
+        if begins:
             bound = self._begin(head.queue)
             bound.port_id = head.port_id or None
-            if len(self._asked) == _MOST_ASKED:
-                self._asked.pop(0)
-            self._asked.append(_Asked(head.seq, head.port_id, bound, before))
-            return bound
-        if command == ConfigCommand.UNBIND:
+        elif command in (ConfigCommand.PF_BIND, ConfigCommand.PF_UNBIND):
+            # About no queue, whatever number stands there.
+            bound = _Bound(-1, head.queue)
+        else:
             bound = self._bound(head.queue)
-            del self._now[head.queue]
-            return bound
-        if command is None:
-            return self._bound(head.queue)
-        # PF_BIND and PF_UNBIND are about no queue, whatever number stands there.
-        return self._now.get(head.queue) or _Bound(-1, head.queue)
+            if command == ConfigCommand.UNBIND:
+                del self._now[head.queue]
+        if len(self._asked) == _MOST_ASKED:
+            del self._asked[0]
+        header = datagram[head.start : head.start + _HEADER_BYTES]
+        self._asked.append(_Asked(header, bound, begins, before))
+        return bound
 
-    def _answered(self, head: Head, datagram: bytes) -> None:
+    def _answered(self, head: Head, datagram: bytes) -> set[int]:
         """The answer to a request to bind tells whose it was, and whether it was granted."""
-        asked = next(
-            (a for a in self._asked if a.seq == head.seq and a.port_id in (0, head.port_id)), None
-        )
+        error_at = head.start + _HEADER_BYTES
+        error = datagram[error_at : error_at + _ERROR_BYTES]
+        header = datagram[error_at + _ERROR_BYTES :][:_HEADER_BYTES]
+        # The kernel answers at once, so of equal requests it is the last one.
+        asked = next((each for each in reversed(self._asked) if each.header == header), None)
         if asked is None:
-            return
+            return {
+                each.place for each in self._now.values() if each.port_id in (None, head.port_id)
+            }
         self._asked.remove(asked)
-        error = int.from_bytes(
-            datagram[head.start + _HEADER_BYTES :][:4], byte_order(datagram) or HOST_ORDER
-        )
         bound = asked.bound
-        if error == 0:
+        if not asked.begins:
+            return {bound.place}
+        if not any(error):
             bound.port_id = head.port_id
-            return
+            return {bound.place}
         bound.refused = True
         if self._now.get(bound.queue) is bound:
             if asked.before is None:
                 del self._now[bound.queue]
             else:
                 self._now[bound.queue] = asked.before
+        return {bound.place}
 
 
 def _command(message: bytes) -> int | None:
