@@ -447,6 +447,54 @@ async def test_it_works_round_any_backend_and_leaves_other_queues_of_a_kernel_al
         (await beside.receive()).accept()
 
 
+async def test_a_refusal_outlives_a_datagram_that_was_not_taken() -> None:
+    scripted = ScriptedBackend()
+    faulty = FaultyBackend(scripted, [Refuse(at=0, error=errno.ENOMEM)])
+    full = iter([False, True])
+
+    def fill(_datagram: bytes) -> None:
+        if next(full, False):
+            raise OSError(errno.ENOBUFS, "no memory")
+
+    scripted.send_hook = fill
+    told: list[Exception] = []
+    async with open_queue(
+        3, backend=faulty, error_handler=lambda error, _packet: told.append(error)
+    ) as queue:
+        for _ in range(2):
+            scripted.arrive(make_packet(queue=3))
+            (await queue.receive()).hold()
+        # Both in one datagram, of which the second goes on, and not at the first attempt.
+        queue.set_verdict(1, Verdict.ACCEPT, mark=1)
+        queue.set_verdict(2, Verdict.DROP)
+        while not scripted.decisions:
+            await trio.lowlevel.checkpoint()
+        assert [(each.packet_id, each.effect) for each in scripted.decisions] == [
+            (2, Effect.DROPPED)
+        ]
+        assert queue.undecided_ids == []
+        scripted.arrive(make_packet(queue=3))
+        (await queue.receive()).accept()
+        assert queue.undecided_ids == [1]
+    assert [type(error) for error in told] == [trionfq.VerdictRefusedError]
+
+
+async def test_the_program_gets_no_answer_to_what_it_has_not_asked() -> None:
+    scripted = ScriptedBackend()
+    faulty = FaultyBackend(scripted, [Flush(at=1)])
+    async with open_queue(3, backend=faulty) as queue:
+        scripted.arrive(make_packet(queue=3))
+        first = await queue.receive()
+        first.hold()
+        scripted.kernel.hook_unregistered()
+        scripted.arrive(make_packet(queue=3))
+        (await queue.receive()).accept()
+        assert queue.statistics().verdicts_gone == 0, "the fault's own verdict found nothing"
+        first.accept(mark=1)
+        await trio.testing.wait_all_tasks_blocked()
+        assert queue.statistics().verdicts_gone == 1
+
+
 async def test_a_described_packet_has_no_payload_to_cut() -> None:
     backend = FaultyBackend(
         ReplayBackend([make_packet(1, None, mark=3)]), [CapLen(at=0, copy_range=2)]
