@@ -194,6 +194,13 @@ def test_classic_pcap_has_exact_times(order: str, magic: int, factor: int) -> No
     assert second == Record((2**32 - 1) * 10**9 + 999_999 * factor, FROM, PACKET)
 
 
+def test_the_time_zone_and_checksum_length_of_a_classic_file_change_nothing() -> None:
+    """The draft says that readers must ignore the one; the other stands above the link type."""
+    plain = made.pcap((1_790_000_000, 5, made.cooked(VERDICT)))
+    odd = plain[:8] + struct.pack("<i", 3600) + plain[12:20] + struct.pack("<I", 0x44000000 | 253)
+    assert read(odd + plain[24:]) == read(plain) != []
+
+
 @pytest.mark.parametrize("order", ["little", "big"])
 def test_the_longer_records_of_a_patched_libpcap_are_read(order: str) -> None:
     sign = made.SIGN[order]

@@ -63,11 +63,8 @@ class PcapReader:
         self.order: Order = order
         self._record = (_PATCHED if header["magic"] == Magic.PATCHED else _RECORDS)[order]
         self._fraction_ns = _FRACTION_NS[Magic(header["magic"])]
-        self._interface = Interface(
-            header["linktype"] & _LINK_TYPE_MASK,
-            header["snaplen"],
-            offset_ns=header["thiszone"] * _NS,
-        )
+        # The field for a time zone must be ignored, the draft says, and all readers do.
+        self._interface = Interface(header["linktype"] & _LINK_TYPE_MASK, header["snaplen"])
 
     def __iter__(self) -> Iterator[CapturedPacket]:
         """Read on.
@@ -87,6 +84,5 @@ class PcapReader:
                     offset=offset,
                 )
             data = source.take(length, "pcap record")
-            fraction = record["ts_frac"] * self._fraction_ns
-            time_ns = record["ts_sec"] * _NS + fraction + interface.offset_ns
+            time_ns = record["ts_sec"] * _NS + record["ts_frac"] * self._fraction_ns
             yield CapturedPacket(time_ns, interface, data, record["orig_len"])

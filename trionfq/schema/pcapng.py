@@ -304,8 +304,8 @@ PCAP_HEADER = Fields(
     "magic" / Coded(Native32, Magic) * "byte order and unit of time",
     "version_major" / Native16 * "2",
     "version_minor" / Native16 * "4",
-    "thiszone" / Native32s * "0",
-    "sigfigs" / Native32 * "0",
+    "thiszone" / Native32s * "0; what older programs have written is ignored",
+    "sigfigs" / Native32 * "0; likewise",
     "snaplen" / Native32 * "most bytes captured of a packet",
     "linktype" / Native32 * "link type in the low 16 bits, frame check sequence above",
 )
