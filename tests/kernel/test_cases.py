@@ -612,6 +612,36 @@ async def test_fragments_have_no_transport_to_read_or_repair(pair: Pair) -> None
         assert await udp.receive(1) == [data]
 
 
+# --- D19 ------------------------------------------------------------------------------------------
+
+HOOKED = "add table ip zz\nadd chain ip zz c { type filter hook output priority 5; }\n"
+FLUSHES = {
+    "deleted": (["nft", "-f", "-"], HOOKED + "delete table ip zz\n", 0),
+    "failed": (["nft", "-f", "-"], HOOKED + 'add rule ip zz c counter name "nosuch"\n', 1),
+    "only checked": (["nft", "-c", "-f", "-"], HOOKED, 0),
+}
+
+
+@pytest.mark.parametrize("how", FLUSHES)
+async def test_whatever_a_hook_takes_with_it_is_counted_and_the_loop_lives_on(
+    ns: Namespace, how: str
+) -> None:
+    """D19: also a transaction that fails, or is only tried, unregisters what it had registered."""
+    queue_rule(ns, "OUTPUT", UDP)
+    udp = Udp(ns)
+    command, script, code = FLUSHES[how]
+    async with open_queue(0, namespace=ns.name) as queue:
+        udp.send(b"flushed")
+        [packet] = await take(queue, 1)
+        assert ns.run(command, stdin=script, check=False).returncode == code
+        packet.accept()
+        udp.send(b"next")
+        [packet] = await take(queue, 1)
+        packet.accept()
+        assert await udp.receive(1) == [b"next"]
+        assert queue.statistics().verdicts_gone == 1
+
+
 # --- D20 ------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,8 @@
 """Queueing rules by iptables and ip6tables, as one transaction each of their -restore programs.
 
 Removing a rule unregisters no hook, with neither back end: iptables-nft leaves its base chains in
-place and iptables-legacy its tables. So packets that wait in a queue stay there.
+place and iptables-legacy its tables. So packets that wait in a queue stay there. What unregisters
+hooks is a transaction of iptables-nft that fails after it has made a base chain (nf_tables_abort).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from trionfq._errors import TrionfqError
 from trionfq.rules import _claim
+from trionfq.rules._nft import is_idle
 from trionfq.rules._programs import LOCK_WAIT_S, RuleError, check, find, run
 from trionfq.rules._saved import SavedRule, parse_saved
 from trionfq.rules._way import RuleCounter
@@ -131,6 +133,7 @@ class IptablesRules:
 
     def install(self) -> None:
         """Install the rules of each family; none stays where one fails."""
+        waiting = not is_idle()
         try:
             for family in self._spec.families:
                 rules = self._spec.iptables_rules(family, self.claim.comment)
@@ -139,21 +142,27 @@ class IptablesRules:
                     rules = rules[::-1]
                 else:
                     verbs = [f"-A {chain}" for chain, _ in rules]
-                lines = [
+                lines: list[tuple[str, str]] = [
                     (self._spec.table, f"{verb} {' '.join(map(_quoted, arguments))}\n")
                     for verb, (_, arguments) in zip(verbs, rules, strict=True)
                 ]
-                _restore(
-                    self.program,
-                    family,
-                    lines,
-                    timeout_s=self._timeout_s,
-                    what="install a queueing rule",
-                )
+                if waiting:
+                    # A rule that no kernel refuses makes the base chain, before those that it may.
+                    self._install(family, self._marks("-A"))
+                    lines += self._marks("-D")
+                self._install(family, lines)
         except BaseException:
             with contextlib.suppress(RuleError, OSError):
                 self.remove()
             raise
+
+    def _marks(self, verb: str) -> list[tuple[str, str]]:
+        comment = f"-m comment --comment {self.claim.comment}"
+        return [(self._spec.table, f"{verb} {chain} {comment}\n") for chain in self._spec.chains]
+
+    def _install(self, family: Family, lines: Iterable[tuple[str, str]]) -> None:
+        what = "install a queueing rule"
+        _restore(self.program, family, lines, timeout_s=self._timeout_s, what=what)
 
     def _ours(self, family: Family) -> list[SavedRule]:
         return [
