@@ -153,6 +153,14 @@ async def test_a_truncated_datagram_is_counted_and_its_packet_waits_for_the_end(
     assert result.undecided == [4, COUNT]
 
 
+async def test_a_closing_accept_takes_what_was_truncated() -> None:
+    result = await run(Truncate(at=(3, COUNT - 1)), on_close=Verdict.ACCEPT)
+    assert unseen(result) == [4, COUNT]
+    assert {each.verdict for each in result.outcomes} == {Verdict.ACCEPT}
+    only = await run(Truncate(at=0), count=1, on_close=Verdict.ACCEPT)
+    assert [each.verdict for each in only.outcomes] == [Verdict.ACCEPT]
+
+
 async def test_a_packet_that_was_copied_in_part_says_so_and_cannot_be_rewritten() -> None:
     cut: list[tuple[int, int, int]] = []
 

@@ -252,6 +252,8 @@ class Link:
                 watch(packets)
         self.overruns += received.overruns
         self.truncated += received.truncated
+        if received.truncated:
+            self.protocol.unseen = True
         self.foreign += received.foreign
         self.ended = received.ended
         if self.protocol.failure is not None:

@@ -104,6 +104,7 @@ class QueueProtocol:
       give: takes a packet that just got its verdict; the caller has checked it.
       interface_name: looks up a device's name.
       ended_error: makes the exception for a verdict after the binding ended.
+      unseen: packets may wait in the kernel whose ids could not be read.
     """
 
     def __init__(
@@ -139,6 +140,7 @@ class QueueProtocol:
         # Without the ledger of the process that bound the queue, ids of packets that it has read
         # and not answered are unknown here, so no batch may sweep.
         self._may_batch = not inherited or ledger is not None
+        self.unseen = not self._may_batch
         self._sequence = 0
         self._writer = VerdictWriter(config.number)
 
@@ -300,6 +302,8 @@ class QueueProtocol:
         if packet_id is not None and packet_id not in self._ledger.filed():
             self._ledger.advance(packet_id)
             self._by_id.append((packet_id, plain_decision(self.policy)))
+        elif packet_id is None:
+            self.unseen = True
 
     def _take_answer(self, answer: ErrorMessage) -> None:
         kind = answer.request[1]
@@ -649,10 +653,11 @@ class QueueProtocol:
         """Batch ids that together take every packet that the kernel may still hold.
 
         The kernel's walk stops at the first id that is more than 2**31 - 1 ahead of the batch's,
-        so the batch counts from the lowest, not from the last.
+        so the batch counts from the lowest, not from the last. One that was never seen may be
+        lower; then a first batch takes what is at or below the last.
         """
         last = self._ledger.last_id or 0
-        if not self._may_batch:
+        if self.unseen:
             return [last, (last + _FARTHEST - 1) & ID_MASK]
         lowest = self._ledger.lowest_open()
         if lowest is None:
