@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,11 @@ NOTES = {
     "every-verdict": {"NFQ421": 6, "NFQ419": 4},
     "lossy": {"NFQ504": 1},
 }
+
+
+OTHERS = sorted(path.stem for path in (FOLDER / "others").glob("*.pcap*"))
+PAGE = (FOLDER.parent / "docs" / "conformance.md").read_text()
+ROW = re.compile(r"^\| ([a-z_-]+) \| (NFQ\d{3}) \| (\d+) \|", re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,3 +59,17 @@ async def test_a_replay_that_cannot_cut_packets_is_told_from_a_kernel(tmp_path: 
         async for packet in queue:
             packet.accept()
     assert set(judge(path).finish().totals.findings) == {"NFQ315"}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_found_in_other_programs_stands_in_the_documentation(name: str) -> None:
+    listed = {rule: int(count) for capture, rule, count in ROW.findall(PAGE) if capture == name}
+    [path] = (FOLDER / "others").glob(f"{name}.pcap*")
+    report = judge(path).finish()
+    assert report.totals.findings == Counter(listed)
+    assert report.totals.packets > 5
+
+
+def test_the_documentation_lists_no_capture_that_is_not_there() -> None:
+    assert {capture for capture, _, _ in ROW.findall(PAGE)} <= set(OTHERS)
+    assert {"fnfqueue", "netfilterqueue"} <= set(OTHERS)

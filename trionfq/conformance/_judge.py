@@ -7,7 +7,7 @@ answer that refuses it takes its effects back.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trionfq.conformance._answers import ERROR_BYTES, Answers
 from trionfq.conformance._config import command_of, judge_config
@@ -35,10 +35,12 @@ from trionfq.schema.nfqueue import NFQA, ConfigCommand, MessageType
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from trionfq.captures import Record
     from trionfq.conformance._queues import QueueState
     from trionfq.conformance._shapes import OperationShape
     from trionfq.schema import Order
+
+    AnyRecord: TypeAlias = tuple[int, Direction | None, bytes, Any]
+    """Time in nanoseconds, direction, datagram, notes: as `trionfq.captures.Record`."""
 
 # Plain integers: an IntFlag takes a microsecond for every `&`.
 _REQUEST, _ACK = int(MessageFlags.REQUEST), int(MessageFlags.ACK)
@@ -61,7 +63,7 @@ class Judge:
         self._answers = Answers(self._context, self._queues, self._requests)
         self._order: Order | None = None
 
-    def feed(self, index: int, record: Record) -> list[Finding]:
+    def feed(self, index: int, record: AnyRecord) -> list[Finding]:
         """Judge one record.
 
         Args:
@@ -256,7 +258,7 @@ class Judge:
         return found
 
 
-def judge_records(records: Iterable[Record]) -> Report:
+def judge_records(records: Iterable[AnyRecord]) -> Report:
     """Judge the records of one capture; see `trionfq.conformance.judge`."""
     judge = Judge()
 

@@ -11,6 +11,7 @@ from construct import Default, FormatField, Renamed
 from trionfq._errors import RemoteProtocolError
 from trionfq.conformance._files import records_of
 from trionfq.conformance._findings import DIRECTION_WORDS
+from trionfq.conformance._judge import judge_records
 from trionfq.conformance.vectors._breaches import BREACHES
 from trionfq.conformance.vectors._json import message_to_json
 from trionfq.schema import (
@@ -48,6 +49,8 @@ _ABOUT = (
 )
 _ORDERS: tuple[Order, ...] = ("little", "big")
 _MOST_BYTES = 400
+OPEN_ENDS = frozenset({"NFQ502", "NFQ601", "NFQ602"})
+"""What is only said because a vector is no whole conversation."""
 _EACH_FIXTURE = 6
 _SETTABLE = ("timeout", "status", "help", "labels", "labels_mask", "mark", "mark_mask")
 _BRIDGE_ONLY = ("vlan", "l2hdr")
@@ -85,7 +88,7 @@ def vectors(fixtures: Path | None) -> dict[str, Any]:
     """
     found = [*_from_schema(), *_from_breaches()]
     if fixtures is not None:
-        found += _from_recordings(fixtures)
+        found += from_recordings(fixtures)
     return {"about": _ABOUT, "version": VERSION, "vectors": found}
 
 
@@ -128,7 +131,9 @@ def _from_schema() -> Iterator[dict[str, Any]]:
     for name, direction, message in _samples():
         for order in _ORDERS:
             datagram = build([message], order=order)
-            yield _vector(f"{name}, {order}", "schema", direction, datagram, order)
+            # A note, if any: of an attribute that the schema does not know.
+            breach = next(iter(rules_of(direction, datagram)), None)
+            yield _vector(f"{name}, {order}", "schema", direction, datagram, order, breach)
     pair = [message for name, _way, message in _samples() if name.startswith("verdict, ")][:2]
     datagram = build(pair, order="little")
     yield _vector("two verdicts", "schema", Direction.TO_KERNEL, datagram, "little")
@@ -245,10 +250,10 @@ def _from_breaches() -> Iterator[dict[str, Any]]:
         yield _vector(f"{rule}, {name}", "breach", direction, datagram, "little", rule)
 
 
-def _from_recordings(folder: Path) -> Iterator[dict[str, Any]]:
+def from_recordings(folder: Path) -> Iterator[dict[str, Any]]:
     """The first datagrams of each layout that a recording adds."""
     seen: set[Any] = set()
-    for path in sorted(folder.glob("*.pcapng")):
+    for path in sorted(folder.rglob("*.pcap*")):
         kernel = tomllib.loads(path.with_suffix(".toml").read_text())["kernel"]
         taken = 0
         for index, record in enumerate(records_of(path)):
@@ -260,9 +265,18 @@ def _from_recordings(folder: Path) -> Iterator[dict[str, Any]]:
                 continue
             seen.add(layout)
             taken += 1
-            source = f"{kernel}, fixtures/{path.name}, record {index}"
-            name = f"{path.stem}, record {index}"
-            yield _vector(name, source, record.direction, datagram, "little")
+            place = path.relative_to(folder)
+            source = f"{kernel}, fixtures/{place}, record {index}"
+            name = f"{place.with_suffix('')}, record {index}"
+            rules = rules_of(record.direction, datagram)
+            if len(rules) < 2:  # more than one make no clear vector
+                breach = next(iter(rules), None)
+                yield _vector(name, source, record.direction, datagram, "little", breach)
+
+
+def rules_of(direction: Direction | None, datagram: bytes) -> set[str]:
+    """The rules that one datagram breaks by itself, not as a part of a conversation."""
+    return {each.rule.id for each in judge_records([(0, direction, datagram, ())])} - OPEN_ENDS
 
 
 def _layout(message: AnyMessage) -> Any:
