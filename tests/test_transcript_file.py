@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import stat
 import sys
 from dataclasses import replace
@@ -259,6 +260,33 @@ def test_a_parquet_file_of_others_is_refused(tmp_path: Path) -> None:
         read_transcript(path)
     path.write_bytes(b"PAR1" + bytes(50))
     with pytest.raises(CaptureError, match="no transcript as Parquet"):
+        read_transcript(path)
+
+
+@SUFFIXES
+@pytest.mark.parametrize("seed", range(40))
+def test_a_damaged_file_reads_or_is_refused(tmp_path: Path, suffix: str, seed: int) -> None:
+    chance = random.Random(seed)
+    path = tmp_path / f"run{suffix}"
+    write_transcript(path, RUN, times=True)
+    data = bytearray(path.read_bytes())
+    for _ in range(chance.randrange(1, 5)):
+        at = chance.randrange(len(data))
+        data[at : at + chance.randrange(2)] = chance.randbytes(chance.randrange(2))
+    path.write_bytes(data[: len(data) - chance.choice((0, 0, 1, 9))])
+    try:
+        assert len(read_transcript(path)) <= len(RUN) + 2
+    except CaptureError as error:
+        assert f"run{suffix}" in str(error)
+
+
+def test_a_nest_without_end_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    write_transcript(path, RUN[1:2])
+    whole = path.read_bytes()
+    nest = b'{"attributes":[{"number":1,"value":' * 5000
+    path.write_bytes(whole.replace(b'"value":6', b'"value":' + nest + b"6" + b"}]}" * 5000))
+    with pytest.raises(CaptureError, match="line 2"):
         read_transcript(path)
 
 

@@ -34,6 +34,8 @@ VERSION: Final = 1
 SUFFIXES: Final = (".jsonl", ".parquet")
 _MODE: Final = 0o600
 _GROUP: Final = 65_536
+# What reading a damaged file comes to: values of another kind, and nests that have no end.
+_DAMAGED: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
 _NAMES: Final = {int(code): code.name.lower() for code in VerdictCode}
 
 
@@ -172,7 +174,8 @@ def _value(value: Any) -> Any:
 
 
 def _read_attribute(fields: Mapping[str, Any]) -> Attr:
-    return Attr(_integer(fields["number"]), _read_value(fields["value"]), fields.get("flags", 0))
+    flags = _integer(fields.get("flags", 0))
+    return Attr(_integer(fields["number"]), _read_value(fields["value"]), flags)
 
 
 def _read_value(value: Any) -> Any:
@@ -222,7 +225,7 @@ def _read_lines(stream: IO[bytes], path: str) -> Iterator[Outcome]:
     try:
         about = json.loads(header)
         _check_version(about["format"], about["version"], path)
-    except (ValueError, TypeError, KeyError) as error:
+    except _DAMAGED as error:
         raise CaptureError(f"{path}: no transcript; its first line names no format") from error
     for number, line in enumerate(stream, 2):
         try:
@@ -232,7 +235,7 @@ def _read_lines(stream: IO[bytes], path: str) -> Iterator[Outcome]:
             payload = fields["payload"]
             content = None if payload is None else bytes.fromhex(payload)
             yield _outcome(fields, content, fields["changes"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except _DAMAGED as error:
             raise CaptureError(f"{path}: line {number}: {error!r}") from error
 
 
@@ -304,6 +307,10 @@ def _read_parquet(path: str | os.PathLike[str]) -> list[Outcome]:
                         _outcome(row, row["payload"], json.loads(row["changes"]))
                         for row in batch.to_pylist()
                     ]
-        except (arrow.ArrowException, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (arrow.ArrowException, *_DAMAGED) as error:
+            raise CaptureError(f"{name}: no transcript as Parquet: {error!r}") from error
+        except OSError as error:
+            if error.errno is not None:
+                raise  # the file cannot be read; without a number it is pyarrow's word for damage
             raise CaptureError(f"{name}: no transcript as Parquet: {error!r}") from error
     return found
