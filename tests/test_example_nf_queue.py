@@ -26,6 +26,10 @@ from .example_programs import load
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
+LIMIT_S = 20
+AT_LAST = f"-t{LIMIT_S}"
+"""Ends also a program that does not decide, for which a recording has no end."""
+
 program = load("nf_queue")
 
 
@@ -48,9 +52,10 @@ def packets(count: int, **attributes: Any) -> list[bytes]:
 
 
 async def decide(backend: ScriptedBackend, *arguments: str, output: Any = None) -> Any:
-    """Run the program; gives its counts."""
+    """Run the program until its backend has no more; gives its counts."""
     counts = program.Counts()
-    await program.run(program.parse(arguments), counts, backend=backend, output=output)
+    with trio.fail_after(LIMIT_S):
+        await program.run(program.parse(arguments), counts, backend=backend, output=output)
     return counts
 
 
@@ -223,7 +228,7 @@ async def test_it_ends_when_nothing_came_for_so_long(
 
 async def test_without_an_end_it_waits_for_ever(autojump_clock: trio.testing.MockClock) -> None:
     with trio.move_on_after(1e6) as waiting:
-        await decide(ScriptedBackend())
+        await program.run(program.parse([]), program.Counts(), backend=ScriptedBackend())
     assert waiting.cancelled_caught
 
 
@@ -245,7 +250,7 @@ async def test_fifty_bogus_verdicts_go_with_each_packet_and_change_nothing() -> 
     counts = program.Counts()
     async with trio.open_nursery() as nursery:
         queue = await nursery.start(
-            functools.partial(program.run, program.parse(["-b"]), counts, backend=backend)
+            functools.partial(program.run, program.parse(["-b", AT_LAST]), counts, backend=backend)
         )
         backend.arrive(make_packet(0x7FFFFFF0), keep_id=True)
         backend.arrive(make_packet(0x80000000), keep_id=True)
@@ -275,7 +280,7 @@ def test_the_counts_of_a_recording_are_those_in_its_notes(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     noted = tomllib.loads((FIXTURES / f"{name}.toml").read_text())["expected"]
-    assert program.main(["-c"], backend=ReplayBackend(FIXTURES / f"{name}.pcapng")) == 0
+    assert program.main(["-c", AT_LAST], backend=ReplayBackend(FIXTURES / f"{name}.pcapng")) == 0
     by_hook = [noted["hooks"].get(Hook(number).name, 0) for number in range(5)]
     wanted = [f"hook {number} packets {count:08}" for number, count in enumerate(by_hook)]
     assert sum(by_hook) == noted["packets"] > 0
@@ -285,7 +290,7 @@ def test_the_counts_of_a_recording_are_those_in_its_notes(
 
 
 def test_without_an_option_for_it_nothing_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert program.main([], backend=feeding(*packets(2))) == 0
+    assert program.main([AT_LAST], backend=feeding(*packets(2))) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -311,7 +316,7 @@ def test_lines_of_a_recording_tell_of_its_unsegmented_packets(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     noted = tomllib.loads((FIXTURES / "gso.toml").read_text())["expected"]
-    assert program.main(["-v"], backend=ReplayBackend(FIXTURES / "gso.pcapng")) == 0
+    assert program.main(["-v", AT_LAST], backend=ReplayBackend(FIXTURES / "gso.pcapng")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == noted["packets"]
     assert sum(" gso" in line for line in lines) == noted["gso"] > 0
@@ -375,7 +380,7 @@ def refusing(code: int) -> ScriptedBackend:
 def test_an_error_exits_with_1_and_says_why(
     backend: Any, reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert program.main(["-c"], backend=backend()) == 1
+    assert program.main(["-c", AT_LAST], backend=backend()) == 1
     output, errors = capsys.readouterr()
     assert errors.startswith("nf_queue.py: ")
     assert reason in errors
@@ -405,7 +410,7 @@ def test_an_interrupt_exits_as_shells_expect_and_still_counts(
             signal.raise_signal(signal.SIGINT)
 
     backend.wait_readable_hook = interrupt
-    assert program.main(["-c"], backend=backend) == 130
+    assert program.main(["-c", AT_LAST], backend=backend) == 130
     output, errors = capsys.readouterr()
     assert output.splitlines()[2:] == [
         "hook 2 packets 00000001",
