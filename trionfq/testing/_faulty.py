@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
-from collections import Counter, deque
+from collections import deque
 from contextlib import suppress
-from itertools import takewhile
 from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from trionfq._codec import PacketReader, decode, encode, split
+from trionfq._codec import PacketReader, decode, split
 from trionfq._errors import RemoteProtocolError
-from trionfq._ids import id_after
 from trionfq.backends._abc import Received
-from trionfq.schema import Attr, ErrorMessage, Message, attr, by_name
-from trionfq.schema.netlink import MessageFlags
-from trionfq.schema.nfqueue import NFQA, NFQA_CFG, ConfigCommand, MessageType, VerdictCode
+from trionfq.schema import Message
 from trionfq.testing._faults import (
     CapLen,
     Choice,
@@ -34,6 +28,7 @@ from trionfq.testing._faults import (
     Stall,
     Truncate,
 )
+from trionfq.testing._faulty_kernel import FaultyKernel, answers_ours, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -42,10 +37,7 @@ if TYPE_CHECKING:
     from trionfq.backends._abc import Backend, QueueRow
     from trionfq.schema import AnyMessage
 
-# nlmsg_pid of requests made here. The kernel does not look at it, and an error echoes it.
-_OURS: Final = 0xFA017
 _DUPLICATE_WITHIN_S: Final = 0.1
-_BRIDGE: Final = frozenset(NFQA.by_name[name].number for name in ("vlan", "l2hdr"))
 
 
 class Injected(NamedTuple):
@@ -108,11 +100,7 @@ class FaultyBackend:
         self._inner_ended = False
         self._dead: int | None = None
         self._closed = False
-        # Packets that wait in the kernel, by queue and id, in order of arrival.
-        self._waiting: dict[int, dict[int, None]] = {}
-        self._refusals: dict[tuple[int, int], Refuse] = {}
-        self._user_dropped: Counter[int] = Counter()
-        self._drops = 0
+        self._kernel = FaultyKernel(inner)
         self._scope: trio.CancelScope | None = None
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -192,41 +180,36 @@ class FaultyBackend:
             return
         answers: list[bytes] = []
         passed: list[tuple[bytes, AnyMessage]] = []
-        refusals = dict(self._refusals)
+        kernel, refusals = self._kernel, dict(self._kernel.refusals)
         for piece, message in zip(pieces, messages, strict=True):
-            error = self._refused(message) if isinstance(message, Message) else None
+            error = kernel.refused(message) if isinstance(message, Message) else None
             if error is None:
                 passed.append((piece, message))
             else:
                 assert isinstance(message, Message)
-                answers.append(self._refusal(message, piece, error))
+                answers.append(kernel.refusal(message, piece, error))
         try:
             if not answers:
                 self.inner.send_nowait(datagram)
             elif passed:
                 self.inner.send_nowait(b"".join(piece for piece, _ in passed))
         except OSError:
-            self._refusals = refusals  # nothing was taken: it may be sent again
+            kernel.refusals = refusals  # nothing was taken: it may be sent again
             raise
         for _, message in passed:
             if isinstance(message, Message):
-                self._follow(message)
+                kernel.follow(message)
         if answers:
             self._ready.extend(answers)
             self._wake()
 
     def queues(self) -> list[QueueRow]:
         """The queues that the inner backend lists, with what was lost here."""
-        return [
-            row._replace(user_dropped=row.user_dropped + self._user_dropped[row.queue])
-            if row.portid == self.inner.port_id
-            else row
-            for row in self.inner.queues()
-        ]
+        return self._kernel.rows()
 
     def socket_drops(self) -> int:
         """Datagrams that the inner backend's receive buffer refused, with what was lost here."""
-        return self.inner.socket_drops() + self._drops
+        return self.inner.socket_drops() + self._kernel.drops
 
     def interface_name(self, index: int) -> str | None:
         """Name of a network interface, as the inner backend knows it."""
@@ -268,7 +251,7 @@ class FaultyBackend:
         if shape is not None:
             if self._dead is None:
                 self._packet(datagram, shape)
-        elif not _is_ours(datagram):
+        elif not answers_ours(datagram):
             self._ready.append(datagram)
 
     def _packet(self, datagram: bytes, shape: Shape) -> None:
@@ -280,9 +263,8 @@ class FaultyBackend:
                 fallen[type(choice.fault)] = choice.fault
                 self.injected.append(Injected(choice.fault, number, packet_id))
         if Flush in fallen:
-            for flushed, ids in list(self._waiting.items()):
-                self._drop(flushed, list(ids))
-        self._waiting.setdefault(queue, {})[packet_id] = None
+            self._kernel.flush()
+        self._kernel.arrived(queue, packet_id)
         die, stall, overrun = fallen.get(Die), fallen.get(Stall), fallen.get(Overrun)
         if isinstance(die, Die):
             self._dead = die.error
@@ -294,7 +276,7 @@ class FaultyBackend:
             self._overruns += 1
         if self._losing:
             self._losing -= 1
-            self._lose(queue, packet_id)
+            self._kernel.lose(queue, packet_id)
         elif Truncate in fallen:
             self._truncated += 1
         else:
@@ -304,12 +286,12 @@ class FaultyBackend:
     def _hand_on(
         self, datagram: bytes, shape: Shape, number: int, fallen: dict[type[Fault], Fault]
     ) -> None:
-        cut, refuse = fallen.get(CapLen), fallen.get(Refuse)
+        cap_len, refuse = fallen.get(CapLen), fallen.get(Refuse)
         reorder, duplicate = fallen.get(Reorder), fallen.get(Duplicate)
-        if isinstance(cut, CapLen):
-            datagram = _cut(shape.message(datagram), cut.copy_range)
+        if isinstance(cap_len, CapLen):
+            datagram = cut(shape.message(datagram), cap_len.copy_range)
         if isinstance(refuse, Refuse):
-            self._refusals[shape.res_id, shape.packet_id(datagram)] = refuse
+            self._kernel.refusals[shape.res_id, shape.packet_id(datagram)] = refuse
         if isinstance(reorder, Reorder):
             due = _in(reorder.within_s)
             self._held_back.append(_HeldBack(number + reorder.by, due, datagram))
@@ -349,22 +331,6 @@ class FaultyBackend:
             return True
         return self._next_due() <= _now()
 
-    def _lose(self, queue: int, packet_id: int) -> None:
-        self._drop(queue, [packet_id])
-        self._user_dropped[queue] += 1
-        self._drops += 1
-
-    def _drop(self, queue: int, ids: list[int]) -> None:
-        """Have the inner backend drop packets, as the kernel has."""
-        waiting = self._waiting.get(queue, {})
-        for packet_id in ids:
-            header = attr(NFQA, "verdict_hdr", {"verdict": VerdictCode.DROP, "id": packet_id})
-            flags = int(MessageFlags.REQUEST)
-            kind = int(MessageType.VERDICT)
-            message = Message(kind, flags, packet_id, _OURS, 0, 0, queue, (header,))
-            self.inner.send_nowait(encode([message]))
-            waiting.pop(packet_id, None)
-
     # -- what is sent --------------------------------------------------------------------------
 
     def _fail_to_send(self) -> None:
@@ -375,54 +341,6 @@ class FaultyBackend:
             assert isinstance(fault, SendError)
             self.injected.append(Injected(fault, number, None))
             raise OSError(fault.error, os.strerror(fault.error))
-
-    def _targets(self, message: Message) -> list[int]:
-        """The packets that a verdict would decide."""
-        waiting = self._waiting.get(message.res_id, {})
-        header = by_name(NFQA, message.attributes).get("verdict_hdr")
-        if not waiting or not isinstance(header, dict):
-            return []
-        last: int = header["id"]
-        if message.type == MessageType.VERDICT_BATCH:
-            return list(takewhile(lambda each: not id_after(each, last), waiting))
-        return [last] if message.type == MessageType.VERDICT and last in waiting else []
-
-    def _refused(self, message: Message) -> int | None:
-        """The error that a message is answered with; None where it goes on."""
-        if not self._refusals:
-            return None
-        queue = message.res_id
-        for packet_id in self._targets(message):
-            refuse = self._refusals.pop((queue, packet_id), None)
-            if refuse is None:
-                continue
-            if refuse.error != errno.ENOENT:
-                bridge = not _BRIDGE.isdisjoint(each.number for each in message.attributes)
-                if bridge and refuse.error == errno.EINVAL:
-                    self._drop(queue, [packet_id])
-                return refuse.error
-            self._drop(queue, [packet_id])
-        return None
-
-    def _refusal(self, message: Message, piece: bytes, error: int) -> bytes:
-        length = int.from_bytes(piece[:4], sys.byteorder)
-        request = length, message.type, message.flags, message.seq, message.portid
-        flags = int(MessageFlags.CAPPED)
-        answer = ErrorMessage(flags, message.seq, self.inner.port_id, -error, request, b"", ())
-        return encode([answer])
-
-    def _follow(self, message: Message) -> None:
-        """Keep what waits in the kernel."""
-        if message.type == MessageType.CONFIG:
-            command = by_name(NFQA_CFG, message.attributes).get("cmd")
-            if isinstance(command, dict) and command["command"] == ConfigCommand.UNBIND:
-                self._waiting.pop(message.res_id, None)
-                self._user_dropped.pop(message.res_id, None)
-        else:
-            waiting = self._waiting.get(message.res_id, {})
-            for packet_id in self._targets(message):
-                waiting.pop(packet_id, None)
-                self._refusals.pop((message.res_id, packet_id), None)
 
     def _wake(self) -> None:
         """Have a waiter look again; not at once, for trio may have fixed how long to sleep."""
@@ -441,27 +359,3 @@ def _now() -> float:
 
 def _in(seconds: float) -> float:
     return trio.current_time() + seconds if trio.lowlevel.in_trio_run() else inf
-
-
-def _is_ours(datagram: bytes) -> bool:
-    """Whether it answers a request that was made here."""
-    try:
-        messages = decode(datagram)
-    except RemoteProtocolError:
-        return False
-    return any(isinstance(each, ErrorMessage) and each.request[4] == _OURS for each in messages)
-
-
-def _cut(message: Message, copy_range: int) -> bytes:
-    """The packet with a part of its payload, as nfqnl_build_packet_message writes it."""
-    values = by_name(NFQA, message.attributes)
-    payload = values.get("payload", b"")
-    if not isinstance(payload, bytes) or len(payload) <= copy_range:
-        return encode([message])
-    told = NFQA.by_name["payload"].number, NFQA.by_name["cap_len"].number
-    kept = [each for each in message.attributes if each.number not in told]
-    length = values.get("cap_len", len(payload))
-    kept.append(attr(NFQA, "cap_len", length))
-    if copy_range:
-        kept.append(Attr(told[0], payload[:copy_range]))
-    return encode([message._replace(attributes=tuple(kept))])
