@@ -103,12 +103,15 @@ class QueueSettings:
             settings["flags"] = settings.get("flags", 0) & ~mask | flags & mask
 
     def requests(self) -> list[bytes]:
-        """One request for each bound queue that would give it its present settings."""
+        """One request for each bound queue that gives it the settings that it has.
+
+        Without a BIND: the file begins in the middle of a binding, and packets from before it may
+        still get their verdicts.
+        """
         found = []
         for number, settings in self._bound.items():
-            bind = attr(NFQA_CFG, "cmd", {"command": ConfigCommand.BIND, "pf": 0})
-            rest = (attr(NFQA_CFG, name, value) for name, value in settings.items())
+            given = tuple(attr(NFQA_CFG, name, value) for name, value in settings.items())
             flags = int(MessageFlags.REQUEST)
-            message = Message(MessageType.CONFIG, flags, 0, 0, 0, 0, number, (bind, *rest))
+            message = Message(MessageType.CONFIG, flags, 0, 0, 0, 0, number, given)
             found.append(encode([message]))
         return found
