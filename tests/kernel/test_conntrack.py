@@ -1,12 +1,7 @@
 """What a kernel with conntrack in netlink tells of a connection, and what it lets a verdict change.
 
-Every value that is told is one that the test made. Of CTA_*, these were not seen, for no kernel
-sends them in NFQA_CT:
-
-* ``use``, ``secmark``, ``nat_src``, ``nat_dst``, ``mark_mask``, ``labels_mask``, ``filter``,
-  ``status_mask`` and ``timestamp_event``: ``__ctnetlink_glue_build`` has no call for them.
-* ``timestamp``'s ``stop``: a connection has one when it has ended, and then no packet is its.
-* ``help``'s ``info``: helpers in user space have some (nfnetlink_cthelper), the kernel's have none.
+Every value that is told is one that the test made. What takes more preparation is in
+test_conntrack_rare.py; which of CTA_* no kernel sends, and why, is in docs/kernels.md.
 """
 
 from __future__ import annotations
@@ -46,8 +41,13 @@ from trionfq import (
     TcpState,
     Verdict,
     open_queue,
+    schema,
 )
-from trionfq._verdict import decision
+from trionfq._kernel_model import KernelModel, PacketIn
+from trionfq._verdict import Decision, decision
+from trionfq._verdict_writer import VerdictWriter
+from trionfq.schema.conntrack import CTA
+from trionfq.testing import make_bind
 
 from ._connections import Stream, Talk, answered, asked, connection, queue_all, track, tracked_queue
 from ._live import PATIENCE_S, PORT, take
@@ -450,6 +450,64 @@ async def test_what_the_kernel_would_ignore_is_refused_and_it_would(lo: Namespac
             packet.settle(decision(Verdict.ACCEPT, {"ct_status": status | bit}))
             await trio.lowlevel.checkpoint()
             assert bit not in connection(await asked(queue, talk)).status
+
+
+def in_the_model(packet: Packet, told: Decision) -> dict[int, bytes]:
+    """What the kernel model changes of a real packet's connection: contents by CTA_* number."""
+    model = KernelModel(conntrack_glue=True)
+    sock = model.open_socket()
+    sock.send(make_bind(0, flags=QueueFlags.CONNTRACK))
+    [message] = schema.parse(packet.datagram)
+    assert isinstance(message, schema.Message)
+    [packet_id] = model.enqueue(0, PacketIn.from_message(message, keep_id=True)).ids
+    sock.send(VerdictWriter(0).single(packet_id, told))
+    [decided] = model.take_decisions()
+    return dict(decided.changes.conntrack or {})
+
+
+async def test_the_kernel_model_takes_and_ignores_what_the_kernel_does(lo: Namespace) -> None:
+    """The mark is the last that is applied, so it tells whether anything before was disliked."""
+    mark = CTA.by_name["mark"].number
+    talk = Talk(lo)
+    taken = []
+    async with tracked_queue(lo) as queue:
+        await asked(queue, talk)
+        status = connection(await answered(queue, talk)).status
+        assured = status | Status.ASSURED
+        fixed = assured | Status.FIXED_TIMEOUT
+        for number, changes in enumerate(
+            [
+                {},
+                {"ct_status": status & ~Status.SEEN_REPLY},
+                {"ct_helper": ""},
+                {"ct_helper": "ftp"},
+                {"ct_status": status | Status.TEMPLATE},
+                {"ct_status": assured, "ct_helper": "ftp"},  # the status is taken
+                {"ct_status": assured & ~Status.ASSURED},
+                {"ct_timeout_s": 900},
+                {"ct_status": fixed},
+                {"ct_timeout_s": 900},
+                {"ct_timeout_s": 900, "ct_status": assured},  # refused at once
+                {"ct_status": assured},
+                {"ct_timeout_s": 900},
+            ],
+            start=1,
+        ):
+            talk.ask()
+            [packet] = await take(queue, 1)
+            told = decision(Verdict.ACCEPT, {"connmark": number, **changes})
+            in_model = in_the_model(packet, told)
+            packet.settle(told)
+            await trio.lowlevel.checkpoint()
+            after = connection(await asked(queue, talk))
+            assert (after.mark == number) is (mark in in_model), changes
+            if CTA.by_name["status"].number in in_model:
+                new = changes["ct_status"] & ~Status.TEMPLATE
+                assert after.status == new
+            else:
+                assert after.status == connection(packet).status
+            taken.append(after.mark == number)
+    assert taken == [n not in (2, 4, 6, 7, 10, 11) for n in range(1, 14)]
 
 
 async def test_a_fixed_timeout_keeps_the_rest_from_changing(lo: Namespace) -> None:
