@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ import trio
 import trio.testing
 
 import trionfq
-from trionfq import ReplayBackend, Statistics, Verdict, open_queue
+from trionfq import RecordingBackend, ReplayBackend, Statistics, Verdict, open_queue
+from trionfq.backends import Backend
 from trionfq.backends._replay_time import Pace
 from trionfq.captures import Outcome, Record
 from trionfq.schema import Direction
@@ -39,6 +41,7 @@ from trionfq.testing import (
     SendError,
     Stall,
     Truncate,
+    assert_same_verdicts,
     check_backend,
     make_packet,
     udp_packet,
@@ -411,6 +414,25 @@ def test_the_same_seed_makes_the_same_storm() -> None:
     assert outcomes == same
     assert first.seen == again.seen
     assert first.faulty.injected != other.faulty.injected
+
+
+async def test_a_recording_of_a_faulty_run_replays_its_losses(tmp_path: Path) -> None:
+    async def lossy(backend: Backend) -> tuple[list[int], int, int, int]:
+        seen = []
+        async with open_queue(0, backend=backend) as queue:
+            async for packet in queue:
+                seen.append(packet.id)
+                packet.accept(mark=packet.id)
+            now = queue.statistics()
+        return seen, now.overruns, now.truncated_datagrams, now.packets_lost
+
+    path = tmp_path / "run.pcapng"
+    faulty = FaultyBackend(ReplayBackend(source()), [Overrun(at=5, count=2), Truncate(at=20)])
+    first = await lossy(RecordingBackend(faulty, path))
+    assert first[1:] == (1, 1, 3)
+    replay = ReplayBackend(path, check="all")
+    assert await lossy(replay) == first
+    assert_same_verdicts(path, replay.transcript)
 
 
 # --- the seam, and declarations -------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import trio.testing
 
 import trionfq
 from trionfq import Packet, ReplayBackend, Verdict, open_queue
-from trionfq.captures import Difference, Outcome
+from trionfq.captures import Difference, Outcome, Record, transcript_digest
+from trionfq.schema import Direction
 from trionfq.testing import FaultyBackend, Refuse, ScriptedBackend, make_packet, udp_packet
 
 COUNT = 50
@@ -113,6 +115,34 @@ async def test_it_reports_what_it_would_have_decided_otherwise_and_changes_nothi
     assert "decided 10 of 50 packets otherwise; 0 skipped, 0 failed, 0 not decided" in text
     assert "packet 5 of queue 0: UDP 192.0.2.1:40000" in text
     assert "mark     shadow  0xbeef" in text
+
+
+def test_a_lockstep_replay_has_the_same_times_with_it() -> None:
+    recorded = [
+        Record(number * 5_000_000, Direction.FROM_KERNEL, datagram)
+        for number, datagram in enumerate(source())
+    ]
+
+    async def run(*, shadowed: bool) -> list[Outcome]:
+        async def handler(packet: Packet) -> None:
+            await trio.sleep(0.001 * (packet.id % 4))
+            policy(packet)
+
+        backend = ReplayBackend(recorded, pace="lockstep")
+        async with open_queue(0, backend=backend) as queue:
+            if shadowed:
+                async with queue.shadow(otherwise_later) as shadow:
+                    await queue.serve(handler)
+                assert shadow.compared == COUNT
+            else:
+                await queue.serve(handler)
+        return backend.transcript
+
+    def digest(*, shadowed: bool) -> str:
+        clock = trio.testing.MockClock(autojump_threshold=0)
+        return transcript_digest(trio.run(partial(run, shadowed=shadowed), clock=clock), times=True)
+
+    assert digest(shadowed=True) == digest(shadowed=False)
 
 
 async def test_its_tricks_do_not_reach_the_kernel_or_the_first_policy() -> None:
