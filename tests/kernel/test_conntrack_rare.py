@@ -11,7 +11,7 @@ from ipaddress import ip_address
 import pytest
 import trio
 
-from trionfq import ConntrackInfo, ConntrackStatus, Expectation
+from trionfq import ConntrackInfo, ConntrackStatus, Expectation, open_queue
 from trionfq.schema import attr
 from trionfq.schema.conntrack import CTA, CTA_HELP
 from trionfq.testing import make_verdict
@@ -91,6 +91,48 @@ async def test_an_expected_connection_over_ipv6(pair: Pair) -> None:
         assert packet.ct_info is ConntrackInfo.RELATED
         assert connection(packet).master == master.original
     stream.close()
+
+
+def timestamps(payload: bytes) -> tuple[int, int]:
+    """TSval and TSecr of a TCP segment over IPv4 without options (RFC 7323, 3.2)."""
+    options = payload[40 : 20 + (payload[32] >> 4) * 4]
+    while options[0] != 8:
+        options = options[1 if options[0] == 1 else options[1] :]
+    value, echo = struct.unpack_from("!II", options, 2)
+    return value, echo
+
+
+async def test_a_proxied_connection_tells_its_timestamps(pair: Pair) -> None:
+    """SYNPROXY remembers its own first one, and how far the server's are away from it."""
+    host = pair.b
+    host.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
+    to_server = f"-p tcp --dport {PORT}"
+    rule(host, "PREROUTING", f"{to_server} -i {pair.b_device} --syn -j CT --notrack", table="raw")
+    state = "-m conntrack --ctstate INVALID,UNTRACKED"
+    options = "--sack-perm --timestamp --wscale 7 --mss 1460"
+    rule(host, "INPUT", f"{to_server} {state} -j SYNPROXY {options}")
+    queue_rule(host, "INPUT", f"{to_server} -i lo --syn")
+    queue_rule(host, "INPUT", f"{to_server} --tcp-flags PSH PSH")
+    queue_rule(host, "OUTPUT", f"-p tcp --sport {PORT} --tcp-flags SYN,ACK SYN,ACK", queue=1)
+    stream = Stream.between(pair.a, host, pair.b4, PORT)
+    async with tracked_queue(host) as queue, open_queue(1, namespace=host.name) as answers:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.open)
+            for source in (answers, queue, answers):  # the proxy's own, its SYN, the server's
+                [packet] = await take(source, 1)
+                packet.accept()
+                if source is queue:
+                    first = packet
+        await stream.client.send(b"x")
+        [data] = await take(queue, 1)
+        data.accept()
+    stream.close()
+    early, late = connection(first).synproxy, connection(data).synproxy
+    assert early is not None
+    assert late is not None
+    assert early.its == late.its == timestamps(first.payload)[1] != 0
+    servers, _ = timestamps(packet.payload)
+    assert (early.tsoff, late.tsoff) == (0, (servers - late.its) % (1 << 32))
 
 
 HELPER = b"trionfq-test\0"
