@@ -123,7 +123,7 @@ def measure(what: str, path: str) -> None:
             count = sum(len(columns.times) for columns in capture.columns)
     else:
         source = captures.PacketSource(path) if what == "frames" else path
-        backend = trionfq.ReplayBackend(source)
+        backend = trionfq.ReplayBackend(source, keep_transcript=False)
 
         async def accept_and_count() -> None:
             nonlocal count

@@ -103,7 +103,9 @@ class Feed:
       decisions: packets whose wait has ended so far, by whatever cause.
     """
 
-    def __init__(self, arrivals: Arrivals, check: SentCheck) -> None:
+    def __init__(
+        self, arrivals: Arrivals, check: SentCheck, *, keep_transcript: bool = True
+    ) -> None:
         self.arrivals = arrivals
         self.model = KernelModel(
             conntrack_glue=True,
@@ -119,7 +121,7 @@ class Feed:
         self.socket.ext_ack = self.socket.cap_ack = self.socket.no_enobufs = True
         self._transcript = Transcript()
         # What the transcript has not seen yet: packets that arrived, and datagrams either way.
-        self._log: list[_Arrived | _Passed] = []
+        self._log: deque[_Arrived | _Passed] = deque(maxlen=None if keep_transcript else 0)
         self.failure: UnreadableError | None = None
         self.shortfalls: Counter[str] = Counter()
         self.overruns = 0
@@ -189,8 +191,8 @@ class Feed:
     @property
     def transcript(self) -> Transcript:
         """What became of the packets so far; made when it is asked for."""
-        log, self._log = self._log, []
-        for entry in log:
+        while self._log:
+            entry = self._log.popleft()
             if isinstance(entry, _Arrived):
                 for packet_id, time_ns in zip(entry.ids, entry.times, strict=True):
                     recorded_id = (packet_id - entry.shift) & ID_MASK

@@ -76,6 +76,8 @@ class ReplayBackend:
       seed: of the sample, and in lockstep of the order of tasks that could run at once. None leaves
         that order to trio.
       patience_s: see above, in seconds.
+      keep_transcript: whether what becomes of each packet is kept for `transcript`. Without it a
+        replay takes no more memory for a long recording than for a short one.
 
     Raises:
       CaptureError: the file is no capture; it has packets of several queues and none is named, or
@@ -94,11 +96,13 @@ class ReplayBackend:
         check: Check = "sample",
         seed: int | None = 0,
         patience_s: float = 2.0,
+        keep_transcript: bool = True,
     ) -> None:
         self._time = RecordedTime(pace)
         self._check = SentCheck(check, seed or 0)
         self._order = TaskOrder(seed) if pace == "lockstep" and seed is not None else None
-        self._feed = Feed(Arrivals(source, queue), self._check)
+        self._feed = Feed(Arrivals(source, queue), self._check, keep_transcript=keep_transcript)
+        self._keeps_transcript = keep_transcript
         self._patience_s = patience_s
         self._closed = False
         self._waiting = False
@@ -115,7 +119,13 @@ class ReplayBackend:
 
     @property
     def transcript(self) -> list[Outcome]:
-        """What became of each packet that was given so far, in order of arrival."""
+        """What became of each packet that was given so far, in order of arrival.
+
+        Raises:
+          RuntimeError: it is not kept, see `keep_transcript`.
+        """
+        if not self._keeps_transcript:
+            raise RuntimeError("this replay keeps no transcript (keep_transcript=False)")
         return self._feed.transcript.outcomes()
 
     @property
