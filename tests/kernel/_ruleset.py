@@ -28,6 +28,9 @@ INSTALLERS = (
 )
 """Programs that install a queueing rule, each where the kernel lets it."""
 
+FOREIGN_NFT = ("numgen random mod 2 0 accept", "meta skuid 0 accept")
+"""Rules of nft in a table of iptables, which then shows nothing of it, or nothing from there on."""
+
 SAVERS = tuple(f"{ip}tables-{kind}-save" for ip in ("ip", "ip6") for kind in ("nft", "legacy"))
 _QUEUE_BY_NFT = """
 add table inet probe

@@ -21,6 +21,7 @@ from trionfq.rules import Match, ProgramMissingError, RuleError, _programs, queu
 from ._live import LOSE_PRIVILEGE, PORT, Udp, end_of, line_of, program, take
 from ._ruleset import (
     BEST,
+    FOREIGN_NFT,
     INSTALLERS,
     installers,
     leave_behind,
@@ -380,6 +381,25 @@ async def test_a_rule_that_somebody_has_removed_is_no_error(ns: Namespace, by: s
             for name in (by, by.replace("ip", "ip6", 1)):
                 ns.run([name, "-w", "-t", "mangle", "-F"])
     assert ours(ns) == []
+
+
+@pytest.mark.parametrize("table", ["mangle", "filter"])
+@pytest.mark.parametrize("text", FOREIGN_NFT)
+@SAME_HERE
+async def test_a_rule_is_removed_from_a_table_that_iptables_cannot_read_any_more(
+    ns: Namespace, text: str, table: str
+) -> None:
+    """nft has put a rule into iptables' own tables: where ours is, and into another one."""
+    ns.run(["iptables-nft", "-w", "-A", "OUTPUT", "-p", "udp", "-j", "ACCEPT"])
+    async with queueing(
+        0, "OUTPUT", match=UDP, bypass=True, program="iptables-nft", namespace=ns.name
+    ):
+        listed = ns.run(["nft", "-j", "list", "ruleset"]).stdout
+        assert listed.count("NFQUEUE") == 2
+        ns.run(["nft", "add", "rule", "ip", table, "OUTPUT", *text.split()])
+    listed = ns.run(["nft", "-j", "list", "ruleset"]).stdout
+    assert "NFQUEUE" not in listed
+    assert text.split()[1] in listed
 
 
 @by_each

@@ -13,7 +13,7 @@ from trionfq.rules import Cause, Match, diagnose, queueing
 
 from ._live import PORT, Udp
 from ._patience import FACTOR
-from ._ruleset import INSTALLERS, installers, leave_behind, rules_of
+from ._ruleset import FOREIGN_NFT, INSTALLERS, installers, leave_behind, rules_of
 from .harness import (
     Bridged,
     Forwarding,
@@ -219,6 +219,17 @@ async def test_rules_of_every_back_end_are_seen(ns: Namespace) -> None:
     assert all(one.bypass and one.hooks == ("INPUT",) for one in seen.rules)
     assert "what matches is let through meanwhile" in str(seen)
     assert seen.unread == ()
+
+
+@pytest.mark.not_in_guest("rules of iptables are shown on this machine's own kernel")
+@pytest.mark.parametrize(("text", "shown"), list(zip(FOREIGN_NFT, (0, 1), strict=True)))
+async def test_what_nft_hides_from_iptables_is_said(ns: Namespace, text: str, shown: int) -> None:
+    ns.run(["iptables-nft", "-w", "-A", "OUTPUT", "-j", "NFQUEUE", "--queue-num", "5"])
+    ns.run(["nft", "add", "rule", "ip", "filter", "OUTPUT", *text.split()])
+    seen = await diagnose(5, namespace=ns.name)
+    assert len(seen.rules) == shown
+    assert Cause.NOT_READ in seen.causes
+    assert "table filter of iptables-nft has" in str(seen)
 
 
 async def test_bridged_packets_that_do_not_come_to_iptables(bridged: Bridged) -> None:

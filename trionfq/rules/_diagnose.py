@@ -166,10 +166,11 @@ def _of_iptables(
 ) -> list[FoundRule]:
     name = _iptables.of_family(program, family)
     try:
-        saved = _iptables.saved_rules(program, family, timeout_s=timeout_s)
+        saved, missing = _iptables.readable_rules(program, family, timeout_s=timeout_s)
     except (TrionfqError, OSError) as error:
         unread.append(f"rules of {name} were not read: {error}")
         return []
+    unread += missing
     return of_saved(name, family, saved)
 
 

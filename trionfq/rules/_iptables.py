@@ -8,6 +8,7 @@ hooks is a transaction of iptables-nft that fails after it has made a base chain
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shlex
 from typing import TYPE_CHECKING
@@ -27,9 +28,15 @@ if TYPE_CHECKING:
     from trionfq.rules._place import Place
     from trionfq.rules._spec import Spec
 
+_log = logging.getLogger("trionfq.rules")
+
 PROGRAMS = ("iptables", "iptables-nft", "iptables-legacy")
 _ATTEMPTS = 3
 _PLAIN = re.compile(r"[\w./:,!+@%=-]+")
+# What iptables-nft says of tables into which nft has put what it does not know.
+_INCOMPATIBLE = re.compile(r"^# Table `(\S+)' is incompatible, use 'nft' tool\.$", re.MULTILINE)
+_UNPARSED = "Parsing nftables rule failed"
+_NOT_THERE = "does a matching rule exist"
 
 
 def of_family(program: str, family: Family) -> str:
@@ -44,14 +51,42 @@ def backends() -> list[str]:
     ]
 
 
-def saved_rules(program: str, family: Family, *, timeout_s: float) -> list[SavedRule]:
-    """All rules of a back end and family.
+def saved_rules(program: str, family: Family, table: str, *, timeout_s: float) -> list[SavedRule]:
+    """All rules of a table.
 
     Raises:
-      As `run` and `check`.
+      RuleError: nft has put something there that iptables cannot show.
+      Otherwise as `run` and `check`.
     """
-    done = run([f"{of_family(program, family)}-save", "-c"], timeout_s=timeout_s)
-    return parse_saved(check(done, "list rules"))
+    name = f"{of_family(program, family)}-save"
+    text = check(run([name, "-c", "-t", table], timeout_s=timeout_s), "list rules")
+    if _INCOMPATIBLE.search(text):
+        raise RuleError(f"{name}: table {table} has rules of nft that it cannot show")
+    return parse_saved(text)
+
+
+def readable_rules(
+    program: str, family: Family, *, timeout_s: float
+) -> tuple[list[SavedRule], list[str]]:
+    """The rules of a back end and family that it can show, and what it could not.
+
+    Raises:
+      As `run` and `check`, where it shows nothing.
+    """
+    name = of_family(program, family)
+    done = run([f"{name}-save", "-c"], timeout_s=timeout_s)
+    unread = [
+        f"table {table} of {name} has rules of nft, and none of its rules can be shown"
+        for table in _INCOMPATIBLE.findall(done.output)
+    ]
+    if done.code and _UNPARSED in done.errors and "*" in done.output:
+        # It stops in the middle of a table, and has shown those before.
+        *_, last = [line[1:] for line in done.output.splitlines() if line.startswith("*")]
+        unread.append(
+            f"table {last} of {name} has a rule of nft, behind which nothing can be shown"
+        )
+        return parse_saved(done.output), unread
+    return parse_saved(check(done, "list rules")), unread
 
 
 def _restore(
@@ -98,9 +133,11 @@ def _remove_left_behind(
     place: Place, key: str, program: str, family: Family, *, timeout_s: float
 ) -> None:
     try:
-        rules = saved_rules(program, family, timeout_s=timeout_s)
+        rules, unread = readable_rules(program, family, timeout_s=timeout_s)
     except (RuleError, OSError):
         return  # a back end that cannot be listed has none of ours; installing says why
+    for what in unread:
+        _log.warning("a rule that was left behind may stay: %s", what)
     ours: dict[str, list[SavedRule]] = {}
     for rule in rules:
         found = _claim.of_comment(rule.comment)
@@ -167,7 +204,9 @@ class IptablesRules:
     def _ours(self, family: Family) -> list[SavedRule]:
         return [
             rule
-            for rule in saved_rules(self.program, family, timeout_s=self._timeout_s)
+            for rule in saved_rules(
+                self.program, family, self._spec.table, timeout_s=self._timeout_s
+            )
             if rule.comment == self.claim.comment
         ]
 
@@ -183,14 +222,20 @@ class IptablesRules:
             raise failure
 
     def _remove_family(self, family: Family) -> None:
-        for attempt in range(1, _ATTEMPTS + 1):
-            try:
+        for _ in range(_ATTEMPTS - 1):
+            # Somebody may remove one between listing and deleting, or make the table unreadable.
+            with contextlib.suppress(RuleError):
                 _delete(self.program, family, self._ours(family), timeout_s=self._timeout_s)
-                break
-            except RuleError:
-                # Somebody may have removed one between listing and deleting.
-                if attempt == _ATTEMPTS:
-                    raise
+                return
+        self._remove_by_words(family)
+
+    def _remove_by_words(self, family: Family) -> None:
+        """Remove them by what they were made of, which needs no listing; gone ones are no error."""
+        head = [of_family(self.program, family), "-w", str(LOCK_WAIT_S), "-t", self._spec.table]
+        for chain, rule in self._spec.iptables_rules(family, self.claim.comment):
+            done = run([*head, "-D", chain, *rule], timeout_s=self._timeout_s)
+            if _NOT_THERE not in done.errors:
+                check(done, "remove a queueing rule")
 
     def tidy(self) -> bool:
         """Chains and tables are iptables' own."""
