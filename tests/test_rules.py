@@ -640,7 +640,16 @@ def test_where_all_is_well_nothing_is_found() -> None:
             {Cause.NOT_MATCHED},
             "no packet has come to queue 5 yet, and its rules do not count",
         ),
-        ({"rules": (changed(packets=None),)}, set(), "nothing was found"),
+        (
+            {"rules": (changed(packets=None, ahead=RuleAhead("accept", 3)),)},
+            set(),
+            "nothing was found",
+        ),
+        (
+            {"rules": (changed(packets=None, ahead=RuleAhead("accept", 3)), RULE)},
+            {Cause.TAKEN_BEFORE},
+            "takes packets first: accept (3 packets); insert it at the top",
+        ),
         ({"queue": ROW._replace(copy_mode=0)}, {Cause.MODE_NONE}, "NONE, which drops every packet"),
         ({"queue": ROW._replace(queue_total=9)}, {Cause.WAITING}, "9 packets in queue 5 without"),
         ({"queue": ROW._replace(queue_dropped=1)}, {Cause.QUEUE_FULL}, "raise max_len"),

@@ -242,7 +242,7 @@ def _judge_rule(seen: Diagnosis, rule: FoundRule) -> list[Finding]:
     if not rule.hooks:
         text = f"{what} is never asked: no rule jumps to chain {rule.chain} from a hook"
         return [Finding(Cause.CHAIN_NOT_REACHED, text)]
-    if rule.packets:
+    if rule.packets or _works(seen, rule):
         return []
     found: list[Finding] = []
     if rule.ahead is not None:
@@ -267,6 +267,16 @@ def _judge_rule(seen: Diagnosis, rule: FoundRule) -> list[Finding]:
             for family in off
         ]
     return found
+
+
+def _works(seen: Diagnosis, rule: FoundRule) -> bool:
+    """Whether packets came by a rule that does not count them, since there is no other."""
+    return (
+        rule.packets is None
+        and len(seen.rules) == 1
+        and seen.queue is not None
+        and seen.queue.id_sequence > 0
+    )
 
 
 def _taken_before(what: str, ahead: RuleAhead) -> str:
