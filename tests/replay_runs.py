@@ -1,4 +1,4 @@
-"""Replays every fixture by concurrent handlers, and prints a digest: `python -m tests.replay_runs`.
+"""Replays every fixture by concurrent handlers, and prints digests: `python -m tests.replay_runs`.
 
 Each handler yields to other tasks as often as chance has it, in other places each time; between
 that it sleeps, holds packets, and decides by what all handlers together have done so far.
@@ -6,6 +6,7 @@ that it sleeps, holds packets, and decides by what all handlers together have do
 
 from __future__ import annotations
 
+import itertools
 import random
 import tomllib
 from pathlib import Path
@@ -15,6 +16,7 @@ import trio.testing
 
 from trionfq import CopyMode, Packet, QueueFlags, ReplayBackend, open_queue
 from trionfq.captures import Outcome, transcript_digest
+from trionfq.testing import make_packet
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.pcapng"))
@@ -69,11 +71,35 @@ def digest(name: str, chance: random.Random) -> str:
     return transcript_digest(outcomes, times=True)
 
 
+def shared_within_a_tick(seed: int | None) -> list[int | None]:
+    """The order in which handlers that wake in the same tick come to their turn."""
+    source = [make_packet(number) for number in range(1, 25)]
+    backend = ReplayBackend(source, pace="lockstep", check="off", seed=seed)
+    waiting = trio.Event()
+    order = itertools.count()
+    held: list[int] = []
+
+    async def handler(packet: Packet) -> None:
+        held.append(packet.id)
+        if len(held) == len(source):
+            waiting.set()
+        await waiting.wait()
+        packet.accept(mark=next(order))
+
+    async def main() -> None:
+        async with open_queue(0, backend=backend) as queue:
+            await queue.serve(handler, workers=len(source))
+
+    trio.run(main)
+    return [outcome.mark for outcome in backend.transcript]
+
+
 def main() -> None:
-    """Print a line for each fixture."""
+    """Print a line for each fixture, and one for the order of tasks that a seed gives."""
     chance = random.Random()
     for name in NAMES:
         print(name, digest(name, chance))
+    print("order", *("-".join(map(str, shared_within_a_tick(seed))) for seed in (1, 2)))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import random
 import subprocess
@@ -16,7 +15,6 @@ import pytest
 import trio
 import trio.testing
 
-import trionfq
 from trionfq import CopyMode, ReplayBackend, open_queue
 from trionfq.backends import _replay_order
 from trionfq.captures import Record, open_capture, transcript_digest
@@ -24,9 +22,17 @@ from trionfq.schema import Direction
 from trionfq.testing import make_packet
 
 from . import replay_runs
+from .replay_runs import shared_within_a_tick
 from .test_fixtures import EACH, FOLDER, NAMES, messages, notes
 
 PROCESSES = 30
+# trio.testing imports pytest where it can, which is a sixth of all the time.
+PROGRAM = """
+import sys
+sys.modules["_pytest"] = sys.modules["pytest"] = None
+from tests.replay_runs import main
+main()
+"""
 START = 1_790_000_000_000_000_000
 MS = 1_000_000
 
@@ -36,17 +42,22 @@ def test_every_fixture_has_one_digest_in_thirty_fresh_processes() -> None:
 
     def run(number: int) -> str:
         environment = {**os.environ, "PYTHONPATH": str(root), "PYTHONHASHSEED": str(number)}
-        command = [sys.executable, "-W", "error", "-m", "tests.replay_runs"]
         return subprocess.run(
-            command, cwd=root, env=environment, check=True, capture_output=True, text=True
+            [sys.executable, "-W", "error", "-c", PROGRAM],
+            cwd=root,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=600,
         ).stdout
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         printed = Counter(pool.map(run, range(PROCESSES)))
     assert len(printed) == 1, "\n".join(printed)
     [lines] = printed
-    assert [line.split()[0] for line in lines.splitlines()] == NAMES
-    assert len({line.split()[1] for line in lines.splitlines()}) == len(NAMES)
+    assert [line.split()[0] for line in lines.splitlines()] == [*NAMES, "order"]
+    assert len({line.split()[1] for line in lines.splitlines()}) == len(NAMES) + 1
 
 
 def test_the_digest_tells_runs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,29 +74,6 @@ def test_the_digest_tells_runs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- the order of tasks that could run at once ----------------------------------------------------
-
-
-def shared_within_a_tick(seed: int | None) -> list[int | None]:
-    """The order in which handlers that wake in the same tick come to their turn."""
-    source = [make_packet(number) for number in range(1, 25)]
-    backend = ReplayBackend(source, pace="lockstep", seed=seed)
-    waiting = trio.Event()
-    order = itertools.count()
-    held: list[int] = []
-
-    async def handler(packet: trionfq.Packet) -> None:
-        held.append(packet.id)
-        if len(held) == len(source):
-            waiting.set()
-        await waiting.wait()
-        packet.accept(mark=next(order))
-
-    async def main() -> None:
-        async with open_queue(0, backend=backend) as queue:
-            await queue.serve(handler, workers=len(source))
-
-    trio.run(main)
-    return [outcome.mark for outcome in backend.transcript]
 
 
 def test_a_seed_fixes_the_order_where_it_is_free() -> None:
