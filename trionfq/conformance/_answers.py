@@ -115,7 +115,8 @@ class Answers:
     def _verdict_refused(self, request: Request, state: QueueState, number: int) -> None:
         decided = request.decided
         if number == errno.ENOENT:
-            rule = "NFQ404" if decided else "NFQ401"
+            nothing = "NFQ412" if request.type == MessageType.VERDICT_BATCH else "NFQ401"
+            rule = "NFQ404" if decided else nothing
         elif number == errno.ENODEV:
             rule = "NFQ409"
         else:

@@ -46,8 +46,9 @@ def judge_config(
         if command not in (ConfigCommand.BIND, ConfigCommand.UNBIND):
             _fault(context, message, "NFQ311", _CMD, f"command {command}")
             return
-    sensible = _flags(context, message)
     _values(context, message)
+    if not _flags(context, message):
+        return  # before anything is done
     state = queues.get(message.queue)
     if command == ConfigCommand.BIND:
         request.before = state
@@ -62,7 +63,7 @@ def judge_config(
     if command == ConfigCommand.UNBIND:
         state.end(context, "undecided when the queue was unbound")
         state.bound = False
-    elif sensible:
+    else:
         _follow(context, message, state)
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from trionfq.conformance._findings import Finding, Totals
-from trionfq.schema.protocol_rules import RULES, Severity
+from trionfq.conformance._walk import INSIDE
+from trionfq.schema.protocol_rules import RULES
 
 if TYPE_CHECKING:
     from trionfq.conformance._walk import Attribute, Header
@@ -72,7 +73,7 @@ class Context:
       place: where.
       queue: queue number of the present message, None where it has none.
       packet_id: the packet that it is about, None where about none.
-      errors: how many findings of severity ERROR there were so far.
+      refusals: how many findings so far say that the kernel refuses a request.
     """
 
     def __init__(self, totals: Totals) -> None:
@@ -81,7 +82,7 @@ class Context:
         self.place: Place
         self.queue: int | None = None
         self.packet_id: int | None = None
-        self.errors = 0
+        self.refusals = 0
 
     def at(self, place: Place) -> None:
         """Go to a message."""
@@ -105,7 +106,8 @@ class Context:
         """A breach somewhere else, such as of a request that an answer tells of."""
         known = RULES[rule]
         self._totals.findings[rule] += 1
-        self.errors += known.severity is Severity.ERROR
+        # What is wrong within a nest only makes the kernel pass over the nest.
+        self.refusals += known.refused and INSIDE not in field
         record, time_ns, direction, message = place
         self._findings.append(
             Finding(

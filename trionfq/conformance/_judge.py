@@ -169,42 +169,62 @@ class Judge:
         context = self._context
         self.totals.messages += 1
         to_kernel = context.place.direction is Direction.TO_KERNEL
-        if header.type == Type.ERROR:
-            if to_kernel:
-                context.fault("NFQ107", header.at, "nlmsghdr.type", "NLMSG_ERROR to the kernel")
-            else:
-                self._answers.judge(datagram, header, order)
+        if header.type == Type.ERROR and not to_kernel:
+            self._answers.judge(datagram, header, order)
             return
+        refusals = context.refusals
+        request = Request(
+            context.place,
+            header.at,
+            header.type,
+            header.seq,
+            b"",
+            wants_answer=bool(header.flags & _ACK),
+        )
+        operation = self._operation(datagram, header, to_kernel=to_kernel)
+        if operation is not None:
+            if to_kernel and header.length % 4 and not last:
+                context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
+            message = self._read(datagram, header, order)
+            message.unbinds = unbinds
+            self._judge_carried(message, operation)
+            if to_kernel and context.refusals == refusals:  # else the kernel refuses it unread
+                self._follow(message, operation, order, request)
+            elif not to_kernel:
+                self.totals.packets += judge_packet(context, message, self._queues)
+        if to_kernel:
+            request.explained = context.refusals > refusals
+            self._requests.add(context, request, datagram)
+
+    def _operation(
+        self, datagram: bytes, header: Header, *, to_kernel: bool
+    ) -> OperationShape | None:
+        """What kind of message this is, None where the kernel would not look at what is in it."""
+        context = self._context
         operation = OPERATION_SHAPES.get(header.type & 0xFF)
+        at = header.at + 4
+        if header.type == Type.ERROR:
+            context.fault("NFQ107", at, "nlmsghdr.type", "NLMSG_ERROR to the kernel")
+            return None
         if operation is None:
-            context.fault("NFQ106", header.at + 4, "nlmsghdr.type", f"type {header.type:#x}")
-            return
+            context.fault("NFQ106", at, "nlmsghdr.type", f"type {header.type:#x}")
+            return None
         if to_kernel != (operation.direction is Direction.TO_KERNEL):
             way = "to" if to_kernel else "from"
-            text = f"{operation.name} {way} the kernel"
-            context.fault("NFQ107", header.at + 4, "nlmsghdr.type", text)
-            return
+            context.fault("NFQ107", at, "nlmsghdr.type", f"{operation.name} {way} the kernel")
+            return None
         start = header.at + HEADER_BYTES
         if header.length < HEADER_BYTES + GENMSG_BYTES:
             text = f"expected 4 bytes, got {header.end - start}"
             context.fault("NFQ104", start, "nfgenmsg", text)
-            return
+            return None
         context.queue = int.from_bytes(datagram[start + 2 : start + 4], "big")
         if (version := datagram[start + 1]) != NFNETLINK_V0:
             context.fault("NFQ110", start + 1, "nfgenmsg.version", f"version {version}")
-        if to_kernel and header.length % 4 and not last:
-            context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
         if to_kernel and not header.flags & _REQUEST:
             context.fault("NFQ105", header.at + 6, "nlmsghdr.flags", f"{header.flags:#x}")
-            return
-        errors = context.errors
-        message = self._read(datagram, header, order)
-        message.unbinds = unbinds
-        self._judge_carried(message, operation)
-        if to_kernel:
-            self._request(message, operation, order, errors)
-        else:
-            self.totals.packets += judge_packet(context, message, self._queues)
+            return None
+        return operation
 
     def _judge_carried(self, message: Message, operation: OperationShape) -> None:
         for one in message.listed:
@@ -214,28 +234,20 @@ class Judge:
                     "NFQ208", one.at, known.constant, f"in a {operation.name} message"
                 )
 
-    def _request(
-        self, message: Message, operation: OperationShape, order: Order, errors: int
+    def _follow(
+        self, message: Message, operation: OperationShape, order: Order, request: Request
     ) -> None:
-        """Follow a request; `errors` is the count before its attributes were read."""
-        context, header = self._context, message.header
-        wants_answer = bool(header.flags & _ACK)
-        request = Request(
-            context.place, header.at, header.type, header.seq, b"", wants_answer=wants_answer
-        )
-        if header.type == MessageType.CONFIG:
-            judge_config(context, message, self._queues, request)
+        if message.header.type == MessageType.CONFIG:
+            judge_config(self._context, message, self._queues, request)
         else:
             judge_verdict(
-                context,
+                self._context,
                 message,
                 self._queues,
                 request,
-                batch=header.type == MessageType.VERDICT_BATCH,
+                batch=message.header.type == MessageType.VERDICT_BATCH,
                 members=self._members(message, operation, order),
             )
-        request.explained = context.errors > errors
-        self._requests.add(context, request, message.datagram)
 
     def _members(
         self, message: Message, operation: OperationShape, order: Order

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HEADER_BYTES = 16
 GENMSG_BYTES = 4
+INSIDE = " -> "
+"""Joins the names of nests in a field."""
 _ATTRIBUTE_BYTES = 4
 _HEADERS: dict[Order, struct.Struct] = {
     "little": struct.Struct("<IHHII"),
@@ -208,7 +210,7 @@ def _contents(
             order,
             faults,
             to_kernel=to_kernel,
-            path=f"{name} -> ",
+            path=name + INSIDE,
         )
         return
     size, least, most = one.size, shape.least, shape.most

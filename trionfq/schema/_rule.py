@@ -28,6 +28,8 @@ class Rule(NamedTuple):
       title: the breach in a few words.
       doc: what the kernel does, or sends.
       source: the kernel function or header that says so.
+      refused: whether the kernel answers such a request with an error, so that nothing more has to
+        be said of the answer.
     """
 
     id: str
@@ -35,3 +37,4 @@ class Rule(NamedTuple):
     title: str
     doc: str
     source: str
+    refused: bool = False

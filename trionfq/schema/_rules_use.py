@@ -16,15 +16,23 @@ _ENQUEUE = "__nfqnl_enqueue_packet (nfnetlink_queue.c)"
 _ACK = "netlink_ack (af_netlink.c)"
 
 CONFIG_RULES = (
-    Rule("NFQ301", _E, "configuration that the kernel refused", "the answer says why", _CONFIG),
+    Rule(
+        "NFQ301",
+        _E,
+        "configuration that the kernel refused",
+        "the answer says why",
+        _CONFIG,
+        refused=True,
+    ),
     Rule(
         "NFQ302",
         _E,
         "settings for a queue that is not bound",
         "ENODEV: BIND comes first, or in the same message",
         _CONFIG,
+        refused=True,
     ),
-    Rule("NFQ303", _E, "queue bound twice", "EBUSY", _CONFIG),
+    Rule("NFQ303", _E, "queue bound twice", "EBUSY", _CONFIG, refused=True),
     Rule(
         "NFQ304",
         _N,
@@ -41,23 +49,32 @@ CONFIG_RULES = (
         "nfqnl_enqueue_packet (nfnetlink_queue.c)",
     ),
     Rule("NFQ306", _E, "unknown copy mode", "ignored, and success is reported", _MODE),
-    Rule("NFQ307", _E, "NFQA_CFG_FLAGS without NFQA_CFG_MASK", "EINVAL", _CONFIG),
+    Rule("NFQ307", _E, "NFQA_CFG_FLAGS without NFQA_CFG_MASK", "EINVAL", _CONFIG, refused=True),
     Rule(
         "NFQ308",
         _E,
         "unknown queue flag",
         "EOPNOTSUPP, in newest kernels EINVAL; nothing of the message is done",
         _CONFIG,
+        refused=True,
     ),
     Rule("NFQ309", _W, "NFQA_CFG_MASK without NFQA_CFG_FLAGS", "ignored", _CONFIG),
     Rule("NFQ310", _W, "flag outside the mask", "it does not change", _CONFIG),
-    Rule("NFQ311", _E, "unknown command", "EOPNOTSUPP, for NFQNL_CFG_CMD_NONE, too", _CONFIG),
+    Rule(
+        "NFQ311",
+        _E,
+        "unknown command",
+        "EOPNOTSUPP, for NFQNL_CFG_CMD_NONE, too",
+        _CONFIG,
+        refused=True,
+    ),
     Rule(
         "NFQ312",
         _E,
         "setting in the host's byte order",
         "the value makes no sense, and read the other way round it does",
         "include/uapi/linux/netfilter/nfnetlink_queue.h",
+        refused=True,
     ),
     Rule(
         "NFQ313",
@@ -85,14 +102,22 @@ CONFIG_RULES = (
 )
 
 VERDICT_RULES = (
-    Rule("NFQ401", _E, "verdict for an unknown id", "ENOENT", _VERDICT),
-    Rule("NFQ402", _E, "verdict for a packet that was decided already", "ENOENT", _VERDICT),
+    Rule("NFQ401", _E, "verdict for an unknown id", "ENOENT", _VERDICT, refused=True),
+    Rule(
+        "NFQ402",
+        _E,
+        "verdict for a packet that was decided already",
+        "ENOENT",
+        _VERDICT,
+        refused=True,
+    ),
     Rule(
         "NFQ403",
         _E,
         "packet id in the host's byte order",
         "ENOENT, and the packet stays; a batch ends early or sweeps the queue",
         _VERDICT,
+        refused=True,
     ),
     Rule(
         "NFQ404",
@@ -100,6 +125,7 @@ VERDICT_RULES = (
         "verdict for a packet that the kernel had flushed",
         "ENOENT: a device went down, or a netfilter hook of the namespace was unregistered",
         "nfqnl_dev_drop, nfqnl_nf_hook_drop (nfnetlink_queue.c)",
+        refused=True,
     ),
     Rule(
         "NFQ405",
@@ -107,6 +133,7 @@ VERDICT_RULES = (
         "verdict that the kernel refused",
         "for another reason than those of other rules; after EINVAL or ERANGE the packet waits on",
         _VERDICT,
+        refused=True,
     ),
     Rule(
         "NFQ406",
@@ -114,6 +141,7 @@ VERDICT_RULES = (
         "verdict that user space cannot give",
         "EINVAL for STOLEN and everything above STOP",
         _HEADER,
+        refused=True,
     ),
     Rule(
         "NFQ407",
@@ -129,13 +157,14 @@ VERDICT_RULES = (
         "its low byte is 0, which is DROP",
         _HEADER,
     ),
-    Rule("NFQ409", _E, "verdict for a queue that is not bound", "ENODEV", _LOOKUP),
+    Rule("NFQ409", _E, "verdict for a queue that is not bound", "ENODEV", _LOOKUP, refused=True),
     Rule(
         "NFQ410",
         _E,
         "queue number in the host's byte order",
         "res_id is big-endian; ENODEV, or somebody else's queue",
         _LOOKUP,
+        refused=True,
     ),
     Rule(
         "NFQ411",
@@ -145,7 +174,7 @@ VERDICT_RULES = (
         "reported in a datagram that also unbinds the queue",
         _BATCH,
     ),
-    Rule("NFQ412", _W, "batch that decides nothing", "ENOENT", _BATCH),
+    Rule("NFQ412", _W, "batch that decides nothing", "ENOENT", _BATCH, refused=True),
     Rule(
         "NFQ413",
         _E,
@@ -225,6 +254,7 @@ VERDICT_RULES = (
         "NFQA_VLAN with one member only",
         "EINVAL, and the packet is dropped",
         "nfqa_parse_bridge (nfnetlink_queue.c)",
+        refused=True,
     ),
     Rule(
         "NFQ425",
@@ -232,6 +262,7 @@ VERDICT_RULES = (
         "NFQA_L2HDR of another length than the packet's",
         "EINVAL, and the packet is dropped",
         "nfqa_parse_bridge (nfnetlink_queue.c)",
+        refused=True,
     ),
     Rule(
         "NFQ426",

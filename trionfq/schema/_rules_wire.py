@@ -49,7 +49,7 @@ HEADER_RULES = (
         "the kernel skips it; with NLM_F_ACK it even reports success",
         _SKB,
     ),
-    Rule("NFQ106", _E, "unknown message type of the queue subsystem", "EINVAL", _MSG),
+    Rule("NFQ106", _E, "unknown message type of the queue subsystem", "EINVAL", _MSG, refused=True),
     Rule(
         "NFQ107",
         _E,
@@ -57,6 +57,7 @@ HEADER_RULES = (
         "packets and answers come from the kernel (a PACKET sent to it gets ENOTSUPP), all others "
         "go to it",
         "nfqnl_recv_unsupp (nfnetlink_queue.c)",
+        refused=True,
     ),
     Rule(
         "NFQ108",
@@ -132,6 +133,7 @@ ATTRIBUTE_RULES = (
         "contents shorter than declared",
         "ERANGE from the kernel where it has a policy, misread where it has none",
         _POLICY,
+        refused=True,
     ),
     Rule("NFQ205", _W, "contents longer than declared", "the kernel ignores the rest", _POLICY),
     Rule("NFQ206", _W, "unknown attribute in a request", "the kernel ignores it", _NLA),
@@ -161,7 +163,7 @@ ATTRIBUTE_RULES = (
         "NFQ211",
         _W,
         "padding that is not zero",
-        "no receiver looks at it; it tells of uninitialised memory",
+        "no receiver looks at it; it may tell what was in memory before",
         "__nla_reserve (lib/nlattr.c)",
     ),
     Rule(
@@ -185,6 +187,7 @@ ATTRIBUTE_RULES = (
         "verdict without NFQA_VERDICT_HDR",
         "EINVAL",
         "verdicthdr_get (nfnetlink_queue.c)",
+        refused=True,
     ),
     Rule("NFQ216", _W, "NFQA_PACKET_HDR is not the first attribute", "it always is", _BUILD),
     Rule(

@@ -260,8 +260,9 @@ def from_recordings(folder: Path) -> Iterator[dict[str, Any]]:
             datagram = record.datagram
             if not 0 < len(datagram) <= _MOST_BYTES or taken == _EACH_FIXTURE:
                 continue
-            layout = tuple(map(_layout, parse(datagram, order="little")))
-            if layout in seen:
+            messages = parse(datagram, order="little")
+            layout = tuple(map(_layout, messages))
+            if layout in seen or any(isinstance(each, RawMessage) for each in messages):
                 continue
             seen.add(layout)
             taken += 1
