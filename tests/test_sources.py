@@ -16,7 +16,7 @@ from tests import link_bytes as link
 from tests.link_bytes import ARP, IPV4, IPV6, MAC_A, QINQ, VLAN, ethernet, ipv4, ipv6, null, tlv
 from trionfq import CopyMode, ReplayBackend, open_queue, schema
 from trionfq._errors import CaptureError, LocalProtocolError
-from trionfq.captures import FoundPacket, PacketSource
+from trionfq.captures import FoundPacket, Note, PacketSource
 from trionfq.schema import Message, by_name
 from trionfq.schema.nfnetlink import Family
 from trionfq.schema.nfqueue import NFQA, NFQA_VLAN, Hook, SkbInfo
@@ -360,6 +360,11 @@ def test_devices_have_names_where_the_user_or_the_file_tells_them() -> None:
     named = list(PacketSource(io.BytesIO(data), indev="wan0", outdev="wan1", hook=Hook.FORWARD))
     assert {note.values["name"] for note in named[0].notes} == {"wan0", "wan1"}
     assert all(not record.notes for record in named[1:])
+    mixed = list(PacketSource(io.BytesIO(data), outdev=5, physoutdev="port", hook=Hook.FORWARD))
+    assert mixed[0].notes == (
+        Note("interface", {"index": 6, "name": "port"}),
+        Note("interface", {"index": 7, "name": "lan1"}),
+    )
 
 
 def test_each_packet_can_be_looked_at_and_given_what_it_is_to_have() -> None:

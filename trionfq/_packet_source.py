@@ -140,11 +140,14 @@ class PacketSource(RecordSource):
         self._bridge = bridge
         self._timestamps = timestamps
         self._choose = choose
+        devices = (indev, outdev, physindev, physoutdev)
+        # Indexes that are made up for names begin behind those that are given.
+        self._last_index = max((each for each in devices if isinstance(each, int)), default=0)
         self._given_names: dict[int, str] = {}
         chosen: dict[str, Value | None] = {}
         if hook is not None:
             chosen["hook"] = int(Hook(hook))
-        for name, device in zip(_DEVICES, (indev, outdev, physindev, physoutdev), strict=True):
+        for name, device in zip(_DEVICES, devices, strict=True):
             if device is not None:
                 chosen[name] = self._index(name, device) or None
         if mark is not None:
@@ -157,9 +160,9 @@ class PacketSource(RecordSource):
         for index, name in self._given_names.items():
             if name == device:
                 return index
-        index = len(self._given_names) + 1
-        self._given_names[index] = device
-        return index
+        self._last_index += 1
+        self._given_names[self._last_index] = device
+        return self._last_index
 
     def queues(self) -> set[int]:
         """The queue that was chosen."""
@@ -190,7 +193,7 @@ class PacketSource(RecordSource):
     def _records(self, reader: PcapngReader | PcapReader) -> Iterator[tuple[Any, ...]]:
         packet_id = 0
         left_out = Tally()
-        devices = _Devices(self._given_names)
+        devices = _Devices(self._given_names, self._last_index)
         writer = PacketWriter(self.queue)
         for packet in reader:
             if isinstance(packet, Remark):
@@ -268,11 +271,12 @@ class _Devices:
 
     Args:
       names: names that were given, by index.
+      last: the greatest index that was given.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], last: int) -> None:
         self._untold = dict(names)
-        self._last = len(names)
+        self._last = last
         self._indexes: dict[str | int, int] = {}
 
     def index(self, interface: Interface) -> int:
