@@ -80,6 +80,10 @@ class ColumnReader:
 
     What its attributes tell is never ahead of the records that were given.
 
+    Args:
+      stream: the file.
+      tally: what counts what is passed over, a new one if None.
+
     Attributes:
       tally: counts what was passed over.
       order: see `Capture.order`.
@@ -89,8 +93,8 @@ class ColumnReader:
       CaptureError: the stream is no capture; or, while iterating, it is malformed.
     """
 
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.tally = Tally()
+    def __init__(self, stream: IO[bytes], tally: Tally | None = None) -> None:
+        self.tally = Tally() if tally is None else tally
         self.order: Order | None = None
         self.names: dict[int, str] = {}
         self._file = file_reader(ForwardReader(stream), self.tally, COOKED_BYTES)

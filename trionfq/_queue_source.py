@@ -40,13 +40,11 @@ def survey(path: str | os.PathLike[str]) -> Survey:
     tally = Tally()
     tracker = Tracker()
     with opened(path) as stream:
-        reader = ColumnReader(stream)
-        for chunk in reader:
+        for chunk in ColumnReader(stream, tally):
             for time_ns, direction, datagram, _notes in zip(*chunk, strict=True):
                 if datagram and not tracker.take(direction, datagram, time_ns):
                     _count(tally, datagram)
-    skipped = {**reader.tally.counts(), **tally.counts()}
-    return Survey(tuple(binding for _, binding in tracker.bindings()), skipped)
+    return Survey(tuple(binding for _, binding in tracker.bindings()), tally.counts())
 
 
 class QueueSource(RecordSource):
@@ -105,7 +103,7 @@ class QueueSource(RecordSource):
         self._tally = Tally()
         tracker = Tracker()
         with opened(self._path) as stream:
-            reader = ColumnReader(stream)
+            reader = ColumnReader(stream, self._tally)
             for chunk in reader:
                 kept = []
                 for record in zip(*chunk, strict=True):
@@ -120,8 +118,6 @@ class QueueSource(RecordSource):
                         kept.append((time_ns, None, b"", notes))
                 if kept:
                     yield Columns(*zip(*kept, strict=True))
-            for kind, count in reader.tally.counts().items():
-                self._tally.add(kind, count)
 
 
 def _count(tally: Tally, datagram: bytes) -> None:
