@@ -656,7 +656,9 @@ async def test_packets_that_wait_elsewhere_survive_a_rule_that_cannot_be_install
         udp.send(b"waits")
         [packet] = await take(other, 1)
         with pytest.raises((RuleError, ModuleMissingError), match="install a queueing rule"):
-            await queueing(0, "OUTPUT", match=match, program=by, namespace=ns.name).__aenter__()
+            await queueing(
+                0, "OUTPUT", match=match, program=by, namespace=ns.name, timeout_s=60
+            ).__aenter__()
         packet.accept()
         # The mangle table of iptables-legacy is new, and stands before the rule: it comes again.
         async with answered(other):
