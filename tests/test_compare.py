@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,23 @@ def test_fields_have_the_values_of_their_bytes() -> None:
     assert found["ipv4.flags"] == "DF"
     assert (found["tcp.sequence"], found["tcp.flags"]) == (str(0x11223344), "SYN,ACK")
     assert (found["tcp.header_length"], found["tcp.options"]) == ("32", tcp[40:].hex())
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_damage_to_a_packet_is_told(seed: int) -> None:
+    chance = random.Random(seed)
+    whole = [OLD, udp_packet(bytes(40), source="::1", destination="::2"), b"\x60" + bytes(80)]
+    for _ in range(120):
+        packet = bytearray(chance.choice(whole))
+        for _ in range(chance.randrange(1, 8)):
+            odd = (0, 6, 43, 44, 51, 60, 0x4F, 0x60, 255, chance.randrange(256))
+            packet[chance.randrange(len(packet))] = chance.choice(odd)
+        packet = packet[: chance.randrange(len(packet) + 1)]
+        named(bytes(packet))
+        same = bytes(packet) == OLD
+        a, b = [outcome(1, payload=bytes(packet))], [outcome(1, payload=OLD)]
+        text = str(compare(a, b, packets=[make_packet(1, OLD)]))
+        assert ("+ 0000" in text or "+ 0010" in text or "+ 0020" in text) != same
 
 
 @pytest.mark.parametrize("size", range(0, 60, 3))
