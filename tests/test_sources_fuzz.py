@@ -17,6 +17,10 @@ from trionfq._errors import CaptureError
 from trionfq.captures import PacketSource
 
 FOUND = sorted((Path(__file__).parent / "fuzz" / "found").glob("*.bin"))
+ROOT = Path(__file__).parents[1]
+FIXTURES = sorted((ROOT / "fixtures").rglob("*.pcap*"))
+PUBLIC = ROOT.parent / "shared" / "captures"
+FIXTURES += sorted(PUBLIC.glob("*.pcap*"))  # where they are
 SEEDS = seeds()
 CHANGES = st.lists(
     st.tuples(
@@ -30,6 +34,11 @@ CHANGES = st.lists(
 
 @pytest.mark.parametrize("path", FOUND, ids=lambda path: path.stem)
 def test_what_fuzzing_has_found_is_read_or_refused(path: Path) -> None:
+    check(path.read_bytes())
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_the_quick_way_reads_a_real_recording_as_the_slow_one(path: Path) -> None:
     check(path.read_bytes())
 
 
