@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import struct
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernel._bench import Traits, packets
+from tests.kernel._bench_model import ModelBench
+from tests.kernel._scenario import By, Scenario
+from tests.kernel.requests import SCENARIOS
 from trionfq import schema
 from trionfq._kernel_model import KernelModel, PacketIn
 from trionfq.captures import Record
@@ -126,3 +131,58 @@ def test_the_judge_needs_no_answers_to_know_what_is_refused(steps: list[bytes]) 
     unknown = {place for place in errors if records[place].datagram[18:20] == b"\x07\0"}
     unknown |= {each.record for each in findings if each.rule.id == "NFQ411"}
     assert refused(findings, records) - unknown == wanted - unknown
+
+
+# --- the scenarios that the model is compared with real kernels by
+
+# What the judge cannot see in a capture, or is no refusal of a request: another socket's requests.
+OWNERS = [each for each in SCENARIOS if each.by is By.OWNER]
+
+
+def played(scenario: Scenario) -> tuple[list[Record], dict[int, list[int]]]:
+    """A scenario's records, and the errors of each datagram that the program sent, by its place."""
+    traits = Traits(flags_policy=False, conntrack_glue=True, secctx=True)
+    bench = ModelBench(traits, (77, 78), (0, 0), scenario.options)
+    records: list[Record] = []
+    errors: dict[int, list[int]] = {}
+
+    def take(place: int | None) -> None:
+        for told in bench.receive():
+            assert not isinstance(told, str)
+            records.append(Record(0, FROM, schema.build([told], order="little")))
+            # Another subsystem's refusals are none of the judge's business.
+            if isinstance(told, ErrorMessage) and told.error and told.request[1] >> 8 == 3:
+                assert place is not None
+                errors[place].append(-told.error)
+
+    def send(request: bytes) -> None:
+        errors[len(records)] = []
+        records.append(Record(0, TO, request))
+        bench.send(By.OWNER, request)
+        take(len(records) - 1)
+
+    for request in scenario.set_up:
+        send(request)
+    bench.arrive(packets(0, scenario.packets), mark=scenario.mark)
+    take(None)
+    for request in scenario.requests:
+        send(request)
+    bench.arrive(packets(scenario.packets, scenario.late), mark=scenario.mark)
+    take(None)
+    return records, errors
+
+
+@pytest.mark.parametrize("scenario", OWNERS, ids=[each.name for each in OWNERS])
+def test_the_judge_knows_why_a_kernel_refuses(scenario: Scenario) -> None:
+    records, errors = played(scenario)
+    findings = list(judge(records))
+    # Of what is wrong with a connection, the kernel only makes that it passes over it.
+    rules = {
+        (each.record, each.rule.id)
+        for each in findings
+        if not each.field.startswith(("NFQA_CT", "NFQA_EXP"))
+    }
+    for place, numbers in errors.items():
+        said = {rule for record, rule in rules if record == place and RULES[rule].refused}
+        assert bool(said) == bool(numbers), (said, numbers, rules)
+        assert said.isdisjoint({"NFQ301", "NFQ405"}), (said, numbers)

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from trionfq.conformance._findings import Finding, Totals
-from trionfq.conformance._walk import INSIDE
 from trionfq.schema.protocol_rules import RULES
 
 if TYPE_CHECKING:
     from trionfq.conformance._walk import Attribute, Header
     from trionfq.schema import Direction
+
+
+_PASSED_OVER = ("NFQA_CT", "NFQA_EXP")
 
 
 class Place(NamedTuple):
@@ -106,8 +108,8 @@ class Context:
         """A breach somewhere else, such as of a request that an answer tells of."""
         known = RULES[rule]
         self._totals.findings[rule] += 1
-        # What is wrong within a nest only makes the kernel pass over the nest.
-        self.refusals += known.refused and INSIDE not in field
+        # Of what is wrong in these, the kernel only makes that it passes over them.
+        self.refusals += known.refused and not field.startswith(_PASSED_OVER)
         record, time_ns, direction, message = place
         self._findings.append(
             Finding(

@@ -153,6 +153,7 @@ class Judge:
             order,
             (lambda *_: None) if silent else self._context.fault,
             to_kernel=operation.direction is Direction.TO_KERNEL,
+            operation=operation,
         )
         return Message(
             datagram,
@@ -187,7 +188,6 @@ class Judge:
                 context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
             message = self._read(datagram, header, order)
             message.unbinds = unbinds
-            self._judge_carried(message, operation)
             if to_kernel and context.refusals == refusals:  # else the kernel refuses it unread
                 self._follow(message, operation, order, request)
             elif not to_kernel:
@@ -201,11 +201,19 @@ class Judge:
     ) -> OperationShape | None:
         """What kind of message this is, None where the kernel would not look at what is in it."""
         context = self._context
-        operation = OPERATION_SHAPES.get(header.type & 0xFF)
-        at = header.at + 4
-        if header.type == Type.ERROR:
-            context.fault("NFQ107", at, "nlmsghdr.type", "NLMSG_ERROR to the kernel")
+        at, start = header.at + 4, header.at + HEADER_BYTES
+        # In the kernel's order: netlink_rcv_skb, then nfnetlink_rcv_msg.
+        if to_kernel and not header.flags & _REQUEST:
+            context.fault("NFQ105", at + 2, "nlmsghdr.flags", f"{header.flags:#x}")
             return None
+        if header.type == Type.ERROR:
+            context.fault("NFQ114", at, "nlmsghdr.type", "NLMSG_ERROR")
+            return None
+        if header.length < HEADER_BYTES + GENMSG_BYTES:
+            text = f"expected 4 bytes, got {header.end - start}"
+            context.fault("NFQ104", start, "nfgenmsg", text)
+            return None
+        operation = OPERATION_SHAPES.get(header.type & 0xFF)
         if operation is None:
             context.fault("NFQ106", at, "nlmsghdr.type", f"type {header.type:#x}")
             return None
@@ -213,26 +221,10 @@ class Judge:
             way = "to" if to_kernel else "from"
             context.fault("NFQ107", at, "nlmsghdr.type", f"{operation.name} {way} the kernel")
             return None
-        start = header.at + HEADER_BYTES
-        if header.length < HEADER_BYTES + GENMSG_BYTES:
-            text = f"expected 4 bytes, got {header.end - start}"
-            context.fault("NFQ104", start, "nfgenmsg", text)
-            return None
         context.queue = int.from_bytes(datagram[start + 2 : start + 4], "big")
         if (version := datagram[start + 1]) != NFNETLINK_V0:
             context.fault("NFQ110", start + 1, "nfgenmsg.version", f"version {version}")
-        if to_kernel and not header.flags & _REQUEST:
-            context.fault("NFQ105", header.at + 6, "nlmsghdr.flags", f"{header.flags:#x}")
-            return None
         return operation
-
-    def _judge_carried(self, message: Message, operation: OperationShape) -> None:
-        for one in message.listed:
-            known = operation.attributes.known.get(one.number)
-            if known is not None and one.number not in operation.carried:
-                self._context.fault(
-                    "NFQ208", one.at, known.constant, f"in a {operation.name} message"
-                )
 
     def _follow(
         self, message: Message, operation: OperationShape, order: Order, request: Request

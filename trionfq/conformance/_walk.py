@@ -14,7 +14,7 @@ from trionfq.schema import NLA_F_NESTED, NLA_F_NET_BYTEORDER, NLA_TYPE_MASK
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trionfq.conformance._shapes import SetShape, Shape
+    from trionfq.conformance._shapes import OperationShape, SetShape, Shape
     from trionfq.schema import Order
 
     Faults: TypeAlias = Callable[[str, int, str, str], None]
@@ -120,8 +120,21 @@ def attributes(
     *,
     to_kernel: bool,
     path: str = "",
+    operation: OperationShape | None = None,
 ) -> list[Attribute]:
-    """The attributes of a list in the order of the wire, nests checked but not returned."""
+    """The attributes of a list in the order of the wire, nests checked but not returned.
+
+    Args:
+      datagram: what it stands in.
+      start: where it begins.
+      end: where it ends.
+      known: its set.
+      order: byte order of the host.
+      faults: gets what is wrong.
+      to_kernel: whether the kernel reads it.
+      path: the nests around it, each with `INSIDE` behind.
+      operation: the message whose list it is, None for a nest.
+    """
     found: list[Attribute] = []
     at = start
     while at < end:
@@ -143,6 +156,9 @@ def attributes(
         if entry is None:
             rule = "NFQ206" if to_kernel else "NFQ207"
             faults(rule, at, name, f"unknown, {one.size} bytes")
+        elif operation is not None and number not in operation.carried:
+            # Its contents do not matter: nobody looks at them.
+            faults("NFQ208", at, name, f"in a {operation.name} message")
         else:
             _contents(datagram, one, entry.shape, order, faults, name, to_kernel=to_kernel)
         at = _padding(datagram, one.end, end, start, faults, name)
@@ -202,6 +218,9 @@ def _contents(
         wanted = "NESTED" if nest else "none"
         faults("NFQ213", one.at, name, f"expected {wanted}, got {'|'.join(is_set) or 'none'}")
     if shape.inside is not None:
+        if 0 < one.size < _ATTRIBUTE_BYTES:
+            faults("NFQ204", one.at, name, f"expected none or 4 bytes at least, got {one.size}")
+            return
         attributes(
             datagram,
             one.start,

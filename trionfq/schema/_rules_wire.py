@@ -54,8 +54,7 @@ HEADER_RULES = (
         "NFQ107",
         _E,
         "message in the wrong direction",
-        "packets and answers come from the kernel (a PACKET sent to it gets ENOTSUPP), all others "
-        "go to it",
+        "packets come from the kernel (sent to it they get ENOTSUPP), all others go to it",
         "nfqnl_recv_unsupp (nfnetlink_queue.c)",
         refused=True,
     ),
@@ -102,6 +101,13 @@ HEADER_RULES = (
         "0 is success, a negative number the error",
         "netlink_ack (af_netlink.c)",
     ),
+    Rule(
+        "NFQ114",
+        _E,
+        "answer sent to the kernel",
+        "it skips reserved types; with NLM_F_ACK it even reports success",
+        _SKB,
+    ),
 )
 
 ATTRIBUTE_RULES = (
@@ -131,7 +137,8 @@ ATTRIBUTE_RULES = (
         "NFQ204",
         _E,
         "contents shorter than declared",
-        "ERANGE from the kernel where it has a policy, misread where it has none",
+        "ERANGE from the kernel where it has a policy; it passes over a nest that holds such a "
+        "one, and misreads others",
         _POLICY,
         refused=True,
     ),

@@ -114,8 +114,10 @@ BREACHES: tuple[Breach, ...] = (
     Breach("NFQ104", "no nfgenmsg", _TO, message(_CONFIG, b"\0\0\0", flags=1)),
     Breach("NFQ105", "no NLM_F_REQUEST", _TO, message(_VERDICT, genmsg() + _ACCEPT)),
     Breach("NFQ106", "unknown type", _TO, message(0x304, genmsg(), flags=1)),
-    Breach("NFQ107", "PACKET to the kernel", _TO, packet()),
-    Breach("NFQ107", "answer to the kernel", _TO, message(_ERROR, bytes(4) + verdict()[:16])),
+    Breach("NFQ107", "PACKET to the kernel", _TO, message(_PACKET, packet()[16:], flags=1)),
+    Breach(
+        "NFQ114", "answer to the kernel", _TO, message(_ERROR, bytes(4) + verdict()[:16], flags=1)
+    ),
     Breach("NFQ107", "VERDICT from the kernel", _FROM, verdict()),
     Breach(
         "NFQ108",
