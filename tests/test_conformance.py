@@ -408,6 +408,19 @@ def test_a_big_endian_host_is_judged_likewise() -> None:
     assert rules == ["NFQ402", "NFQ103", "NFQ502"]
 
 
+def test_a_packet_that_is_longer_than_its_length_field_may_say_0() -> None:
+    """BIG TCP: the kernel writes 0 where a GSO packet has more than 65535 bytes."""
+    jumbo = bytes.fromhex("60000000 0000 06 40") + bytes(32) + b"data"
+    for family, contents in ((2, ipv4(b"any", total=0)), (10, jumbo)):
+        hdr = packet_hdr(1, protocol=0x0800 if family == 2 else 0x86DD)
+        conversation = [
+            *START,
+            (FROM, packet(family=family, hdr=hdr)),
+            decides(1, payload(contents)),
+        ]
+        assert found(conversation) == []
+
+
 # --- the report
 
 

@@ -67,12 +67,12 @@ def _lengths(context: Context, family: int, contents: bytes, at: int) -> None:
         name, offset = "total length", 2
     elif family == Family.IPV6 and size >= _IPV6_BYTES and contents[0] >> 4 == 6:
         told = int.from_bytes(contents[4:6], "big")
-        if not told:  # a jumbo payload, or a GSO packet
-            return
-        told += _IPV6_BYTES
+        told += _IPV6_BYTES if told else 0
         header = b""
         name, offset = "payload length, with its header", 4
     else:
+        return
+    if not told:  # more than the field can hold: a GSO packet, or a jumbo payload
         return
     extra = size - told
     # From the attribute's header: 4 bytes.

@@ -136,6 +136,7 @@ def attributes(
       operation: the message whose list it is, None for a nest.
     """
     found: list[Attribute] = []
+    numbers: set[int] = set()
     at = start
     while at < end:
         left = end - at
@@ -149,8 +150,9 @@ def attributes(
             _impossible(datagram, at, left, known, order, faults, path, length, name)
             break
         one = Attribute(number, kind & ~NLA_TYPE_MASK, at, at + _ATTRIBUTE_BYTES, at + length)
-        if any(each.number == number for each in found):
+        if number in numbers:
             faults("NFQ209", at, name, "stands here a second time")
+        numbers.add(number)
         found.append(one)
         entry = known.known.get(number)
         if entry is None:
