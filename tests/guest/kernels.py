@@ -74,7 +74,9 @@ def table_of(seen: Sightings, releases: Mapping[str, str]) -> Table:
 
 def write(table: Table) -> None:
     """Write docs/kernels.json and the page."""
-    JSON.write_text(json.dumps(table, indent=1) + "\n")
+    rows = ",\n".join(f"  {json.dumps(row)}: {json.dumps(w)}" for row, w in table["rows"].items())
+    kernels = json.dumps(table["kernels"])
+    JSON.write_text(f'{{\n "kernels": {kernels},\n "rows": {{\n{rows}\n }}\n}}\n')
     PAGE.write_text(page(table))
 
 
@@ -139,9 +141,10 @@ _HEAD = """\
 # What was seen on which kernel
 
 Made by `make kernels` from what the tests of `tests/kernel` exchanged with two kernels: the
-machine's own, {own}, and Debian's {guest}, booted in a guest. Every datagram of every test is
+machine's own, {own}, and Debian's {guest}, booted in a guest. Every datagram of these tests is
 looked at, so this is what passed, not what a test says of itself. `make test` runs the same tests
-and fails where it no longer sees what stands here.
+on both and fails where they see something else than stands here;
+`make test ARGS=--kernels-report` tells at its end what each test saw.
 
 *Seen* in a packet means that the kernel sent it. *Seen* in a verdict or a configuration means that
 the kernel took it: it was not refused, and what the kernel might ignore without a word counts only
@@ -150,9 +153,10 @@ family for NFQA_VLAN and NFQA_L2HDR). The last column names the test that compar
 what it has made, or the reason for which neither kernel sends or takes it. The layouts are in the
 [wire reference](wire.md).
 
-The first kernel is built without conntrack in netlink (CONFIG_NETFILTER_NETLINK_GLUE_CT), without
-nftables' `queue` statement, which alone queues packets of the bridge family, and without a security
-module that labels packets; the second is older than NFQA_CGROUP_CLASSID (6.4).
+The machine's own kernel is built without conntrack in netlink
+(CONFIG_NETFILTER_NETLINK_GLUE_CT), without nftables' `queue` statement, which alone queues packets
+of the bridge family, and without a security module that labels packets; Debian's is older than
+NFQA_CGROUP_CLASSID (6.4).
 """
 
 

@@ -182,7 +182,8 @@ async def test_a_helper_in_user_space_keeps_its_own_data(helper_in_user_space: N
         assert told.helper_info == bytes(DATA_BYTES)
         members = (attr(CTA_HELP, "name", HELPER), attr(CTA_HELP, "info", data))
         # The library itself sends none, so it learns of this verdict by its own, which is too late.
-        queue.backend.send_nowait(make_verdict(packet.id, ct=(attr(CTA, "help", members),)))
+        verdict = make_verdict(packet.id, seq=1 << 30, ct=(attr(CTA, "help", members),))
+        queue.backend.send_nowait(verdict)
         packet.accept()
         await trio.lowlevel.checkpoint()
         assert connection(await asked(queue, talk)).helper_info == data
