@@ -145,6 +145,31 @@ async def test_an_overrun_is_reported_and_the_kernel_has_dropped_its_packets() -
     assert result.undecided == []
 
 
+@pytest.mark.parametrize("answers", [False, True])
+async def test_an_overrun_can_lose_answers_as_well(answers: bool) -> None:
+    scripted = ScriptedBackend()
+    faulty = FaultyBackend(scripted, [Overrun(at=1, count=2, answers=answers)])
+    async with open_queue(3, backend=faulty) as queue:
+        for _ in range(2):
+            scripted.arrive(make_packet(queue=3))
+        (await queue.receive()).accept()
+        assert queue.statistics().overruns == 1
+        if answers:
+            with pytest.raises(trionfq.KernelError, match="the kernel's answer found no room"):
+                queue.configure(max_len=77)
+        else:
+            queue.configure(max_len=77)
+        assert queue.statistics().answers_lost == (3 if answers else 0)
+        for _ in range(2):
+            scripted.arrive(make_packet(queue=3))
+        last = await queue.receive()
+        assert last.id == 4
+        last.accept()
+        queue.configure(max_len=78)
+        statistics = queue.statistics()
+        assert (statistics.overruns, statistics.packets_lost) == (1, 2)
+
+
 async def test_a_truncated_datagram_is_counted_and_its_packet_waits_for_the_end() -> None:
     result = await run(Truncate(at=(3, COUNT - 1)))
     assert unseen(result) == [4, COUNT]

@@ -57,9 +57,12 @@ class Overrun(Fault):
 
     Attributes:
       count: how many packets are lost, from this one on.
+      answers: whether answers are lost as well until the last of them, as they are on a socket
+        without NETLINK_NO_ENOBUFS, which is congested until it has been read empty.
     """
 
     count: int = 1
+    answers: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

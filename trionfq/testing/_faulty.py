@@ -96,6 +96,7 @@ class FaultyBackend:
         self._held_back: list[_HeldBack] = []
         self._stalled_until = -inf
         self._losing = 0
+        self._losing_answers = False
         self._overruns = self._truncated = self._foreign = 0
         self._inner_ended = False
         self._dead: int | None = None
@@ -251,7 +252,11 @@ class FaultyBackend:
         if shape is not None:
             if self._dead is None:
                 self._packet(datagram, shape)
-        elif not answers_ours(datagram):
+        elif answers_ours(datagram):
+            pass
+        elif self._losing and self._losing_answers:
+            self._kernel.drops += 1
+        else:
             self._ready.append(datagram)
 
     def _packet(self, datagram: bytes, shape: Shape) -> None:
@@ -273,6 +278,7 @@ class FaultyBackend:
             self._stalled_until = max(self._stalled_until, _in(stall.seconds))
         if isinstance(overrun, Overrun):
             self._losing = max(self._losing, overrun.count)
+            self._losing_answers = overrun.answers
             self._overruns += 1
         if self._losing:
             self._losing -= 1
