@@ -498,6 +498,7 @@ def test_packets_in_a_row_are_written_as_each_by_itself_would_be() -> None:
         for protocol, packet in ((IPV4, ipv4(bytes(size))), (IPV6, ipv6(bytes(size))))
         for tags in ((), ((VLAN, size),))
     ]
+    frames += [bytes([n]) * 12 + frame[12:] for n, frame in enumerate(frames[:8], 1)]
     for options in (
         {},
         {"bridge": True, "mark": 1},

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from trionfq._codec import derive, encode
+from trionfq._codec_derive import run_of
 from trionfq._codec_messages import OperationPart, derived
 from trionfq._codec_template import Template
 from trionfq.schema import NLA_F_NESTED, SCHEMA, Attr, Message
@@ -17,13 +18,13 @@ from trionfq.schema.nfnetlink import NFNETLINK_V0, Family
 from trionfq.schema.nfqueue import MAX_COPY_RANGE, NFQA, NFQA_VLAN, Hook, MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 _NS: Final = 10**9
 _ADDRESS_BYTES: Final = 8
 _TEMPLATES_KEPT: Final = 256
-_TIMESTAMP: Final = derive(NFQA.by_name["timestamp"].declaration)
 _NUMBERS: Final = {each.name: each.number for each in NFQA.attributes}
+_NAMES: Final = {each.number: each.name for each in NFQA.attributes}
 _IN, _OUT = ("ifindex_indev", "ifindex_physindev"), ("ifindex_outdev", "ifindex_physoutdev")
 _MIDDLE: Final = (
     *("mark", "priority", "hwaddr", "vlan", "l2hdr", "timestamp", "uid", "gid"),
@@ -44,7 +45,8 @@ NAMES: Final = frozenset({*_ORDER, "skb_info", "hook"})
 class PacketWriter:
     """Writes the messages of one queue's packets.
 
-    Packets that differ in id, time and payload only are written by one template.
+    Packets that differ in id, time, payload and link-layer addresses only are written by one
+    template.
 
     Args:
       queue: queue number.
@@ -70,12 +72,14 @@ class PacketWriter:
           LocalProtocolError: a value does not fit the schema.
         """
         family, protocol, payload, length = packet
-        time_ns = values.get("timestamp")
-        if not payload or length > min(len(payload), MAX_COPY_RANGE) or time_ns is None:
+        if not payload or length > min(len(payload), MAX_COPY_RANGE):
             return encode([self._message(packet, packet_id, values)])
-        rest = {**values, "timestamp": 0}
+        alike = dict(values)
+        for name, stand_in in _STAND_INS.items():
+            if alike.get(name) is not None:
+                alike[name] = stand_in(alike[name])
         try:
-            key = family, protocol, *rest.items()
+            key = family, protocol, *alike.items()
             template = self._templates.get(key)
         except TypeError:
             # A value of the user's that cannot be a key.
@@ -83,9 +87,9 @@ class PacketWriter:
         if template is None:
             if len(self._templates) >= _TEMPLATES_KEPT:
                 self._templates.clear()
-            sample = self._message((family, protocol, b"", 0), packet_id, rest)
+            sample = self._message((family, protocol, b"", 0), packet_id, alike)
             template = self._templates[key] = _Template(sample)
-        return template.write(packet_id, time_ns, payload)
+        return template.write(packet_id, payload, values)
 
     def _message(
         self, packet: tuple[int, int, bytes, int], packet_id: int, values: Mapping[str, Any]
@@ -112,31 +116,31 @@ class PacketWriter:
 
 
 class _Template:
-    """A message without its payload, whose id and time are to be replaced."""
+    """A message without its payload, whose id and what `_STAND_INS` names are to be replaced."""
 
     def __init__(self, message: Message) -> None:
         self._inner = Template(message, field=("packet_hdr", "packet_id"))
-        self._time: tuple[int, int] | None = None
         datagram = derived(SCHEMA, HOST_ORDER)
         body = datagram.kinds[MessageType.PACKET].body
         assert isinstance(body, OperationPart)
         sample = encode([message])
         start = datagram.header.size + body.header.size
-        for _, number, _, at, end, _ in body.attributes.walk(sample, start, len(sample)):
-            if number == _NUMBERS["timestamp"]:
-                self._time = at, end
+        self._slots = [
+            (_NAMES[number], at, end)
+            for _, number, _, at, end, _ in body.attributes.walk(sample, start, len(sample))
+            if _NAMES[number] in _STAND_INS
+        ]
 
-    def write(self, packet_id: int, time_ns: int, payload: bytes) -> bytes:
-        message = self._inner.pack_payload(0, packet_id, payload)
-        if self._time is None:
-            return message
-        at, end = self._time
-        return message[:at] + _TIMESTAMP.write(_timestamp(time_ns)) + message[end:]
+    def write(self, packet_id: int, payload: bytes, values: Mapping[str, Any]) -> bytes:
+        message = bytearray(self._inner.pack_payload(0, packet_id, payload))
+        for name, at, end in self._slots:
+            message[at:end] = _written(name, values[name])
+        return bytes(message)
 
 
 def _is_told(name: str, value: Any, family: int, hook: int, values: Mapping[str, Any]) -> bool:
     if name in _NOT_ZERO:
-        return value != 0
+        return bool(value != 0)
     if name in ("vlan", "l2hdr"):
         return family == Family.BRIDGE and bool(value)
     if name == "timestamp":
@@ -172,3 +176,23 @@ def _vlan(value: Any) -> Any:
 
 
 _FULL: Final = {"hwaddr": _hardware_address, "timestamp": _timestamp, "vlan": _vlan}
+
+_LAYOUTS: Final = {name: derive(NFQA.by_name[name].declaration) for name in ("hwaddr", "timestamp")}
+# What stands in for values that each packet may have others of, all of one length on the wire.
+_STAND_INS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "hwaddr": lambda value: b"" if isinstance(value, bytes) else value,
+    "l2hdr": lambda value: bytes(len(value)) if isinstance(value, bytes) else value,
+    "timestamp": lambda _value: 0,
+}
+
+
+_time_layout = run_of(NFQA.by_name["timestamp"].declaration, "big", "timestamp").layout
+
+
+def _written(name: str, value: Any) -> bytes:
+    """The contents of an attribute of `_STAND_INS`."""
+    if name == "timestamp" and isinstance(value, int) and 0 <= value <= MAX_TIME_NS:
+        sec, rest = divmod(value, _NS)
+        return _time_layout.pack(sec, rest // 1000)
+    layout = _LAYOUTS.get(name)
+    return value if layout is None else layout.write(_FULL[name](value))
