@@ -128,7 +128,12 @@ def test_the_build_backend_calls_the_package_pure_python() -> None:
     assert facts["Root-Is-Purelib"] == "true"
     assert facts.get_all("Tag") == ["py3-none-any"]
     files = [path for path in (ROOT / "trionfq").rglob("*") if path.is_file()]
-    assert {path.suffix for path in files if "__pycache__" not in path.parts} == {".py", ".typed"}
+    assert {path.suffix for path in files if "__pycache__" not in path.parts} == {
+        ".py",
+        ".typed",
+        ".json",  # test vectors
+        ".md",
+    }
 
 
 def test_what_is_installed_beside_it_is_pure_python_too() -> None:
