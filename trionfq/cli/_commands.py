@@ -127,7 +127,9 @@ def _code_of(error: BaseException) -> int:
         click.echo(f"trionfq: {error}", err=True)
         return Code.USAGE
     if isinstance(error, TrionfqError | OSError):
-        click.echo(f"trionfq: {error}", err=True)
+        told = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        named = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        click.echo(f"trionfq: {named}{told}", err=True)
         return Code.FOUND
     raise error
 
