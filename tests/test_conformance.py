@@ -261,6 +261,14 @@ CONVERSATIONS: list[tuple[str, list[Sent]]] = [
     *breach("NFQ504", [*START, arrives(1), arrives(4), decides(4), decides(1)]),
     *breach("NFQ601", [*START, answer(config(params(), seq=99))]),
     *breach("NFQ602", [(TO, BIND)]),
+    *breach(
+        "NFQ603",
+        [
+            *START,
+            *(arrives(number) for number in (1, 2, 3)),
+            *((TO, verdict(packet_id=number, seq=0)) for number in (1, 2, 3)),
+        ],
+    ),
     # Rules of single messages, seen in a conversation.
     *breach(
         "NFQ210",
@@ -359,9 +367,10 @@ def test_what_came_before_the_capture_is_given_the_benefit_of_the_doubt() -> Non
 def test_an_answer_is_matched_by_its_echo_where_numbers_are_all_the_same() -> None:
     """As libnetfilter_queue numbers its verdicts."""
     first, second = (verdict(packet_id=number, seq=0) for number in (1, 2))
-    [late] = found(
+    shared, late = found(
         [*START, arrives(1), arrives(2), (TO, first), (TO, second), answer(second, errno.ENOENT)]
     )
+    assert (shared.rule.id, shared.record) == ("NFQ603", 5)
     assert (late.rule.id, late.packet_id, late.record) == ("NFQ404", 2, 5)
 
 

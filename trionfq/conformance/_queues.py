@@ -56,6 +56,7 @@ class QueueState:
       ever_flags: QueueFlags that were set at any time.
       ever_range: greatest copy range so far, -1 before the first mode PACKET.
       marks_set: whether any verdict wrote a mark other than 0.
+      numbers_told: whether it was told that verdicts share a sequence number.
       last: id of the last packet, None before the first.
     """
 
@@ -68,6 +69,7 @@ class QueueState:
         self.ever_flags = 0
         self.ever_range = -1
         self.marks_set = False
+        self.numbers_told = False
         self.last: int | None = None
         self._first = 0
         self._gaps: deque[tuple[int, int]] = deque(maxlen=_GAPS_KEPT)

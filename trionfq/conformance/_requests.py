@@ -6,6 +6,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from trionfq.schema.nfqueue import MessageType
+
 if TYPE_CHECKING:
     from trionfq.conformance._context import Context, Place
     from trionfq.conformance._queues import QueueState, Waiting
@@ -80,6 +82,7 @@ class Requests:
     def add(self, context: Context, request: Request, datagram: bytes) -> None:
         """A request went to the kernel."""
         request.head = datagram[request.offset : request.offset + _HEAD_BYTES]
+        self._judge_number(context, request)
         self._order.append(request)
         self._by_number.setdefault((request.type, request.seq), deque()).append(request)
         while len(self._order) > _KEPT:
@@ -88,6 +91,17 @@ class Requests:
                 oldest.unanswered(context)
                 self._forget(oldest)
                 self.forgotten = True
+
+    def _judge_number(self, context: Context, request: Request) -> None:
+        """Whether the number is that of another packet's verdict, which may still be answered."""
+        state = request.state
+        if request.type != MessageType.VERDICT or state is None or state.numbers_told:
+            return
+        same = self._by_number.get((request.type, request.seq), ())
+        if any(each.packet_id != request.packet_id for each in same if each.state is state):
+            state.numbers_told = True
+            text = f"sequence number {request.seq} again, packet {request.packet_id}"
+            context.fault("NFQ603", request.offset + 8, "nlmsghdr.seq", text)
 
     def _forget(self, request: Request) -> None:
         key = (request.type, request.seq)

@@ -314,4 +314,12 @@ ANSWER_RULES = (
         "NLM_F_ACK was set; the answer did not fit the receive buffer",
         _ACK,
     ),
+    Rule(
+        "NFQ603",
+        _N,
+        "verdicts that share a sequence number",
+        "an answer has the number of its request, so a refusal does not tell the packet unless "
+        "the kernel echoes the whole request (it does not with NETLINK_CAP_ACK). Told once a queue",
+        _ACK,
+    ),
 )
