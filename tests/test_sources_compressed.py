@@ -206,3 +206,17 @@ def test_zstd_without_its_module_names_the_extra(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(CaptureError, match=r"pip install 'trionfq\[zstd\]'"):
         read(zstd.compress(a_file(1)))
+
+
+def test_a_zstd_window_that_takes_too_much_memory_is_refused() -> None:
+    parameter = zstd.CompressionParameter
+    counts = []
+    for log in (27, 30):
+        options: Any = {parameter.window_log: log, parameter.content_size_flag: 0}
+        encoder = zstd.ZstdCompressor(options=options)
+        data = encoder.compress(a_file(10), mode=encoder.FLUSH_BLOCK) + encoder.flush()
+        counts.append(records_or_error(data))
+    assert counts[0] == (10, None)
+    count, error = counts[1]
+    assert count == 0
+    assert "requires too much memory" in str(error)

@@ -3,6 +3,8 @@
 What a file is compressed by shows in its first bytes. It may be several compressed streams in a
 row, as ``cat`` and parallel compressors make them. One that breaks off gives all that it holds, and
 then a CaptureError; of one that is damaged at most the last 16 KiB before the place are not given.
+Constant is what a stream's window takes: 32 KiB for gzip, what its header says for zstd, at most
+128 MiB (the library refuses more).
 """
 
 from __future__ import annotations
