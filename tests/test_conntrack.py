@@ -110,6 +110,13 @@ def helper(name=b"ftp\0"):
     return {"help": (attr(CTA_HELP, "name", name),)}
 
 
+NEW_DATA = {"ct_helper": "ftp", "ct_helper_info": b"new"}
+
+
+def in_user_space(info):
+    return {"help": (*helper()["help"], attr(CTA_HELP, "info", info))}
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
@@ -316,6 +323,10 @@ ASKED = [
     ({"ct_timeout_s": 2_147_483}, {"timeout": 2_147_483}),
     ({"ct_helper": ""}, {"help": (attr(CTA_HELP, "name", b"\0"),)}),
     ({"ct_helper": "ftp"}, {"help": (attr(CTA_HELP, "name", b"ftp\0"),)}),
+    (
+        {"ct_helper": "mine", "ct_helper_info": b"new"},
+        {"help": (attr(CTA_HELP, "name", b"mine\0"), attr(CTA_HELP, "info", b"new"))},
+    ),
     ({"seq_adjust": True}, {}),
     ({"expect": EXPECT}, {}),
 ]
@@ -394,6 +405,8 @@ def test_an_expectation_always_has_a_whole_tuple_and_a_whole_mask(
         ({"ct_helper": "a" * 16}, LocalProtocolError, "at most 15 ASCII"),
         ({"ct_helper": "a\0b"}, LocalProtocolError, "at most 15 ASCII"),
         ({"ct_helper": b"ftp"}, TypeError, "expected a string"),
+        ({"ct_helper_info": b"new"}, LocalProtocolError, "which helper"),
+        ({"ct_helper": "ftp", "ct_helper_info": "new"}, TypeError, "expected bytes"),
         ({"expect": {}}, TypeError, "expected an Expectation"),
         (
             {"expect": Expectation(protocol=1, destination=B, destination_port=1)},
@@ -445,6 +458,14 @@ OVER_IPV6 = {"tuple_orig": tuple_of(A6, B6, **TCP), "tuple_reply": tuple_of(B6, 
         ({"ct_helper": "ftp"}, conntrack(), None, "no helper 'ftp'"),
         ({"ct_helper": "sip"}, conntrack(**helper()), None, "no helper 'sip'"),
         ({"ct_helper": ""}, conntrack(Status.EXPECTED, **helper()), None, "keeps its helper"),
+        (NEW_DATA, conntrack(**helper()), None, "'ftp' has no data of its own"),
+        (NEW_DATA, conntrack(**in_user_space(b"12")), None, "at most the 2 bytes"),
+        (
+            NEW_DATA,
+            conntrack(Status.EXPECTED, **in_user_space(b"123")),
+            None,
+            "changes nothing",
+        ),
         ({"expect": EXPECT}, conntrack(), None, "the connection has no helper"),
         ({"expect": EXPECT, "ct_helper": ""}, conntrack(**helper()), None, "takes the helper away"),
         ({"expect": EXPECT}, conntrack(**OVER_IPV6, **helper()), None, "addresses of IPv6"),

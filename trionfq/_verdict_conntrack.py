@@ -95,6 +95,8 @@ class ConntrackChanges(TypedDict, total=False):
         next packet gives it the usual time again, unless FIXED_TIMEOUT is set, too.
       ct_helper: an empty name takes the helper away, with all that it expects; the helper's own
         name changes nothing; the kernel takes no other here (CTA_HELP).
+      ct_helper_info: new data of a helper in user space (CTA_HELP_INFO), at most as long as
+        ``packet.conntrack.helper_info``; ``ct_helper`` names the helper.
       seq_adjust: True has the kernel shift sequence numbers by what the payload grew or shrank
         (ctnetlink_glue_seqadj): TCP over IPv4 with NAT and a helper only.
       expect: a connection to be expected (NFQA_EXP).
@@ -109,6 +111,7 @@ class ConntrackChanges(TypedDict, total=False):
     ct_status: Status | None
     ct_timeout_s: int | None
     ct_helper: str | None
+    ct_helper_info: bytes | None
     seq_adjust: bool | None
     expect: Expectation | None
 
@@ -145,8 +148,15 @@ def conntrack_attributes(changes: Mapping[str, Any]) -> tuple[Attr, ...]:
         status = _integer("ct_status", changes["ct_status"], 0xFFFF)
         members.append(attr(CTA, "status", status))
     if "ct_helper" in asked:
-        name = _helper_name(changes["ct_helper"])
-        members.append(attr(CTA, "help", (attr(CTA_HELP, "name", name),)))
+        help_members = [attr(CTA_HELP, "name", _helper_name(changes["ct_helper"]))]
+        if "ct_helper_info" in asked:
+            info = _helper_info(changes["ct_helper_info"])
+            help_members.append(attr(CTA_HELP, "info", info))
+        members.append(attr(CTA, "help", tuple(help_members)))
+    elif "ct_helper_info" in asked:
+        raise LocalProtocolError(
+            "ct_helper_info: which helper? give ct_helper=packet.conntrack.helper, too"
+        )
     members += _masked(changes, "ct_labels", "labels", _labels)
     members += _masked(changes, "connmark", "mark", lambda name, value: _integer(name, value, _U32))
     nest = attr(NFQA, "ct", tuple(members))
@@ -204,6 +214,8 @@ def check_connection(
         _check_status(Status(changes["ct_status"]), status)
     if "ct_helper" in asked:
         _check_helper(changes["ct_helper"], conntrack)
+    if "ct_helper_info" in asked:
+        _check_helper_info(changes["ct_helper_info"], conntrack)
     if "expect" in asked:
         _check_expectation(changes, conntrack)
     if new_length is not None and new_length != length:
@@ -241,6 +253,26 @@ def _check_helper(name: str, conntrack: Conntrack) -> None:
     if conntrack.status & Status.EXPECTED:
         raise LocalProtocolError(
             "ct_helper: a connection that was expected keeps its helper (ctnetlink_change_helper)"
+        )
+
+
+def _check_helper_info(info: bytes, conntrack: Conntrack) -> None:
+    # nfnl_cthelper_from_nlattr copies it, for helpers that a program has registered only.
+    known = conntrack.helper_info
+    if known is None:
+        raise LocalProtocolError(
+            f"ct_helper_info: {conntrack.helper or 'no helper'!r} has no data of its own "
+            "(packet.conntrack.helper_info is None); only helpers in user space have some"
+        )
+    if len(info) > len(known):
+        raise LocalProtocolError(
+            f"ct_helper_info: expected at most the {len(known)} bytes that helper "
+            f"{conntrack.helper!r} has, got {len(info)}"
+        )
+    if conntrack.status & Status.EXPECTED:
+        raise LocalProtocolError(
+            "ct_helper_info: of a connection that was expected the kernel changes nothing "
+            "(ctnetlink_change_helper)"
         )
 
 
@@ -340,6 +372,12 @@ def _helper_name(value: object) -> bytes:
             f"ct_helper: expected at most {_MOST_HELPER_NAME} ASCII characters, got {value!r}"
         )
     return value.encode() + b"\0"
+
+
+def _helper_info(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise TypeError(f"ct_helper_info: expected bytes, got {type(value).__name__}")
+    return value
 
 
 def _expectation(expect: object) -> tuple[Attr, ...]:

@@ -12,9 +12,6 @@ import pytest
 import trio
 
 from trionfq import ConntrackInfo, ConntrackStatus, Expectation, open_queue
-from trionfq.schema import attr
-from trionfq.schema.conntrack import CTA, CTA_HELP
-from trionfq.testing import make_verdict
 
 from ._connections import Stream, Talk, asked, connection, queue_all, track, tracked_queue
 from ._live import PORT, take
@@ -180,10 +177,6 @@ async def test_a_helper_in_user_space_keeps_its_own_data(helper_in_user_space: N
         told = connection(packet)
         assert told.helper == HELPER.rstrip(b"\0").decode()
         assert told.helper_info == bytes(DATA_BYTES)
-        members = (attr(CTA_HELP, "name", HELPER), attr(CTA_HELP, "info", data))
-        # The library itself sends none, so it learns of this verdict by its own, which is too late.
-        verdict = make_verdict(packet.id, seq=1 << 30, ct=(attr(CTA, "help", members),))
-        queue.backend.send_nowait(verdict)
-        packet.accept()
+        packet.accept(ct_helper=told.helper, ct_helper_info=data)
         await trio.lowlevel.checkpoint()
         assert connection(await asked(queue, talk)).helper_info == data
