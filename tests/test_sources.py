@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import shutil
 import struct
+import subprocess
 import tracemalloc
 from typing import TYPE_CHECKING, Any
 
@@ -580,3 +582,17 @@ async def test_a_long_replay_without_a_transcript_takes_constant_memory(
                 _ = backend.transcript
     # The longer file has 2 million bytes more.
     assert (taken[2] < taken[1] + 20_000) is not kept, taken
+
+
+@pytest.mark.parametrize("form", ["pcap", "nsecpcap", "modpcap", "pcapng"])
+def test_what_wireshark_s_editcap_writes_is_read(form: str, tmp_path: Path) -> None:
+    program = shutil.which("editcap")
+    if program is None:
+        pytest.skip("editcap is missing: apt-get install tshark")
+    frames = [ethernet(ipv4(bytes(n))) for n in range(5)]
+    path, converted = tmp_path / "ours.pcap", tmp_path / "theirs"
+    path.write_bytes(capture(1, *frames))
+    command = [program, "-F", form, str(path), str(converted)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60)
+    assert converted.read_bytes()[:4] != path.read_bytes()[:4] or form == "pcap"
+    assert told(converted.read_bytes()) == told(path.read_bytes())
