@@ -36,7 +36,7 @@ class Message:
       queue: res_id.
       listed: attributes in the order of the wire.
       found: by number, of several the last, as the kernel takes it.
-      unbinds: whether a later message of the datagram unbinds the queue.
+      unbinds: whether a later message of the datagram unbinds its queue.
     """
 
     datagram: bytes

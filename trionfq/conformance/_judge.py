@@ -96,9 +96,8 @@ class Judge:
         for number, header in enumerate(found):
             if not foreign[number]:
                 self._context.at(Place(index, time_ns, direction, number))
-                unbinds = any(place > number for place in unbound)
                 last = number == len(found) - 1
-                self._message(datagram, header, order, unbinds=unbinds, last=last)
+                self._message(datagram, header, order, unbound, last=last)
         for number, rule, offset, field, text in faults:
             self._context.at(Place(index, time_ns, direction, number))
             self._context.fault(rule, offset, field, text)
@@ -128,16 +127,17 @@ class Judge:
             return type_ >> 8 != Subsystem.QUEUE
         return header.type >> 8 != Subsystem.QUEUE
 
-    def _unbound(self, datagram: bytes, found: list[Header], order: Order) -> list[int]:
-        """Which messages of a datagram of several unbind a queue."""
+    def _unbound(self, datagram: bytes, found: list[Header], order: Order) -> dict[int, int]:
+        """Which message of a datagram of several is the last to unbind a queue, by its number."""
         if len(found) == 1:
-            return []
-        return [
-            number
-            for number, header in enumerate(found)
-            if header.type == MessageType.CONFIG
-            and command_of(self._read(datagram, header, order, silent=True)) == ConfigCommand.UNBIND
-        ]
+            return {}
+        last: dict[int, int] = {}
+        for number, header in enumerate(found):
+            if header.type == MessageType.CONFIG and header.length >= HEADER_BYTES + GENMSG_BYTES:
+                message = self._read(datagram, header, order, silent=True)
+                if command_of(message) == ConfigCommand.UNBIND:
+                    last[message.queue] = number
+        return last
 
     def _read(
         self, datagram: bytes, header: Header, order: Order, *, silent: bool = False
@@ -165,7 +165,13 @@ class Judge:
         )
 
     def _message(
-        self, datagram: bytes, header: Header, order: Order, *, unbinds: bool, last: bool
+        self,
+        datagram: bytes,
+        header: Header,
+        order: Order,
+        unbound: dict[int, int],
+        *,
+        last: bool,
     ) -> None:
         context = self._context
         self.totals.messages += 1
@@ -187,7 +193,7 @@ class Judge:
             if to_kernel and header.length % 4 and not last:
                 context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
             message = self._read(datagram, header, order)
-            message.unbinds = unbinds
+            message.unbinds = unbound.get(message.queue, -1) > context.place.message
             if to_kernel and context.refusals == refusals:  # else the kernel refuses it unread
                 self._follow(message, operation, order, request)
             elif not to_kernel:

@@ -171,7 +171,7 @@ VERDICT_RULES = (
         _W,
         "batch that sweeps packets nobody had read",
         "its id is beyond every packet so far; what arrives meanwhile is decided unseen. Not "
-        "reported in a datagram that also unbinds the queue",
+        "reported where the same datagram goes on to unbind the queue",
         _BATCH,
     ),
     Rule("NFQ412", _W, "batch that decides nothing", "ENOENT", _BATCH, refused=True),
