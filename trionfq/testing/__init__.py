@@ -2,8 +2,9 @@
 
 `ScriptedBackend` runs a program against a model of the kernel, `make_packet` and its siblings
 build datagrams, and `check_backend` checks a backend of one's own, which may stand on the same
-`KernelModel`. `FaultyBackend` makes any backend fail in chosen places, and `assert_same_verdicts`
-compares two runs.
+`KernelModel`. `FaultyBackend` makes any backend fail in chosen places, `assert_same_verdicts`
+compares two runs, and `assert_verdicts` says what became of one. `Replays` and `LivePair` are what
+the fixtures of the pytest plugin give.
 """
 
 from trionfq._kernel_model import (
@@ -32,6 +33,7 @@ from trionfq.testing._faults import (
     Truncate,
 )
 from trionfq.testing._faulty import FaultyBackend, Injected
+from trionfq.testing._live import LiveHost, LivePair, why_not_live
 from trionfq.testing._messages import (
     make_bind,
     make_config,
@@ -39,8 +41,10 @@ from trionfq.testing._messages import (
     make_verdict,
     udp_packet,
 )
+from trionfq.testing._replays import Replays
 from trionfq.testing._scripted import ScriptedBackend
 from trionfq.testing._subject import BackendUnderTest
+from trionfq.testing._verdicts import assert_verdicts
 
 __all__ = [
     "Arrival",
@@ -58,19 +62,24 @@ __all__ = [
     "Flush",
     "Injected",
     "KernelModel",
+    "LiveHost",
+    "LivePair",
     "Overrun",
     "PacketIn",
     "Refuse",
     "Reorder",
+    "Replays",
     "ScriptedBackend",
     "SendError",
     "Stall",
     "Truncate",
     "assert_same_verdicts",
+    "assert_verdicts",
     "check_backend",
     "make_bind",
     "make_config",
     "make_packet",
     "make_verdict",
     "udp_packet",
+    "why_not_live",
 ]
