@@ -130,9 +130,9 @@ def _fields(packet: bytes) -> Iterator[Field]:
     else:
         yield from _read("ipv6", packet, 0, _IPV6)
     at = IPV6_HEADER_BYTES if packet[0] >> 4 == 6 else (packet[0] & 15) * 4
-    for number, (protocol, offset, size) in enumerate(headers.extensions, 1):
-        yield from _rest(f"extension_{number}_of_type_{protocol}", packet[offset : offset + size])
-        at = offset + size
+    for number, (protocol, start, size) in enumerate(headers.extensions, 1):
+        yield from _rest(f"extension_{number}_of_type_{protocol}", packet[start : start + size])
+        at = start + size
     offset = headers.transport_offset
     known = _TRANSPORTS.get(headers.protocol or 0)
     if offset is not None and known is not None and not headers.fragment_offset:
