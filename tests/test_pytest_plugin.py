@@ -141,14 +141,18 @@ def test_a_live_pair_has_a_rule_in_place(pytester: pytest.Pytester) -> None:
 def test_the_reason_is_the_one_of_this_process() -> None:
     """Without the privilege it is told, and nothing else is tried."""
     program = (
-        "import ctypes, os\n"
+        "import os, sys\n"
         "from trionfq.testing import why_not_live\n"
-        "if os.geteuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+        "if os.geteuid() == 0:\n"
+        "    try: os.setgid(65534), os.setuid(65534)\n"
+        "    except OSError: sys.exit('root of a user namespace, who cannot become another')\n"
         "print(why_not_live())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
     )
+    if "user namespace" in done.stderr:
+        pytest.skip(done.stderr)
     assert done.returncode == 0, done.stderr
     assert "no privilege for network namespaces" in done.stdout or "iproute2" in done.stdout
 

@@ -26,4 +26,6 @@ def main() -> None:
             "pip install 'trionfq[cli]'\n"
         )
         sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     commands.main(prog_name="trionfq")
