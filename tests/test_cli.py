@@ -205,6 +205,20 @@ def test_a_file_that_is_there_is_kept_unless_it_may_go(tmp_path: Path, policies:
     assert len(read_transcript(output)) == NOTED["packets"]
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [("run.txt", ".jsonl"), ("run.parquet", "trionfq[parquet]"), ("no/run.jsonl", "no folder")],
+)
+def test_an_output_that_cannot_be_is_told_before_the_work(
+    tmp_path: Path, policies: str, output: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trionfq.cli.replay.find_spec", lambda _name: None)
+    result = run("replay", DEMO, f"{policies}:raises", "-o", str(tmp_path / output))
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "LookupError" not in result.stderr
+
+
 def test_an_async_policy_sleeps_hours_in_no_time(tmp_path: Path, policies: str) -> None:
     capture = packets(tmp_path / "a.pcapng", 3)
     words = ("replay", capture, f"{policies}:slowly", "--no-wait", "--pace", "lockstep")

@@ -115,10 +115,10 @@ async def test_it(nfqueue_live, nfqueue_verdicts):
         async with nfqueue_live(3, "INPUT", match=match, copy_range=100) as queue:
             receiver, telnet = b.udp(53, ipv6=ipv6), b.udp(23, ipv6=ipv6)
             sender = a.udp(ipv6=ipv6)
-            sender.sendto(b"one", (to, 23))
-            sender.sendto(b"two", (to, 53))
-            with trio.fail_after(20):
-                for _ in range(2):
+            sender.sendto(b"not matched", (to, 99))
+            for port, data in ((23, b"one"), (53, b"two")):
+                sender.sendto(data, (to, port))
+                with trio.fail_after(20):
                     policy(await queue.receive())
             assert await trio.to_thread.run_sync(receiver.recv, 100) == b"two"
             telnet.setblocking(False)

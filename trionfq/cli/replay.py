@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,6 +188,11 @@ def _check_output(output: str | None, *, overwrite: bool) -> None:
     if path.suffix not in _TRANSCRIPTS:
         raise click.BadParameter(
             f"expected a name in {' or '.join(_TRANSCRIPTS)}, got {path.name}", param_hint="-o"
+        )
+    if path.suffix == ".parquet" and find_spec("pyarrow") is None:
+        raise click.BadParameter(
+            "Parquet needs pyarrow: pip install 'trionfq[parquet]', or write .jsonl",
+            param_hint="-o",
         )
     if path.exists() and not overwrite:
         raise click.BadParameter(f"{path} is there already: see --overwrite", param_hint="-o")
