@@ -49,7 +49,7 @@ def test_a_file_of_each_kind_cut_anywhere_keeps_every_promise(number: int) -> No
         check(data[:length])
 
 
-@settings(max_examples=100)
+@settings(max_examples=200)
 @given(st.sampled_from(SEEDS), CHANGES)
 def test_a_changed_file_keeps_every_promise(
     seed: bytes, changes: list[tuple[int, str, int]]
