@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.resources
+import importlib.util
 import re
 import sysconfig
 from pathlib import Path
@@ -26,6 +27,10 @@ def check_package() -> None:
     needs = importlib.metadata.requires("trionfq") or []
     plain = sorted(re.split("[=>]", text)[0] for text in needs if "extra ==" not in text)
     assert plain == ["construct", "trio"], plain
+    [plugin] = importlib.metadata.entry_points(group="pytest11", name="trionfq")
+    assert importlib.util.find_spec(plugin.module) is not None, plugin
+    [script] = importlib.metadata.entry_points(group="console_scripts", name="trionfq")
+    assert callable(script.load()), script
     print(f"trionfq {importlib.metadata.version('trionfq')} from {package}")
 
 
