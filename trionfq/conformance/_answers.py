@@ -59,7 +59,7 @@ class Answers:
             end = min(header.end, echo + length)
         if header.flags & _TLVS:
             self._extack(datagram, header, order, echo + (end - echo + 3) // 4 * 4)
-        request = self.requests.answered(type_, seq, datagram[echo:end])
+        request = self.requests.answered(type_, seq, datagram[echo:end], refused=bool(number))
         if request is None:
             if not self.requests.forgotten:
                 text = f"type {type_:#x}, sequence number {seq}"

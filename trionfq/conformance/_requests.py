@@ -110,19 +110,21 @@ class Requests:
         if not same:
             del self._by_number[key]
 
-    def answered(self, type_: int, seq: int, echo: bytes) -> Request | None:
+    def answered(self, type_: int, seq: int, echo: bytes, *, refused: bool) -> Request | None:
         """The request that an answer belongs to, which is then done with.
 
         Args:
           type_: type of the request, as the answer echoes it.
           seq: sequence number, likewise.
           echo: the request from its header on, as far as it was echoed.
+          refused: whether the answer is an error; of several alike it is for one that was to be.
         """
         same = self._by_number.get((type_, seq))
         if not same:
             return None
         length = min(len(echo), _HEAD_BYTES)
-        found = next((each for each in same if each.head[:length] == echo[:length]), same[0])
+        alike = [each for each in same if each.head[:length] == echo[:length]] or same
+        found = next((each for each in alike if each.explained == refused), alike[0])
         found.answered = True
         self._forget(found)
         return found
