@@ -6,6 +6,7 @@ What a real kernel does with each is seen in tests/kernel/test_conntrack.py.
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 
@@ -20,6 +21,7 @@ from trionfq import (
     DccpRole,
     DccpState,
     Expectation,
+    ExpectationNat,
     LocalProtocolError,
     SctpState,
     TcpFlags,
@@ -43,6 +45,7 @@ from trionfq.schema.conntrack import (
     CTA,
     CTA_COUNTERS,
     CTA_EXPECT,
+    CTA_EXPECT_NAT,
     CTA_HELP,
     CTA_IP,
     CTA_PROTO,
@@ -388,6 +391,68 @@ def test_an_expectation_always_has_a_whole_tuple_and_a_whole_mask(
     assert mask.source_port == (0 if source_port is None else 0xFFFF)
 
 
+@given(
+    addresses, ports.filter(bool), st.sampled_from(ConntrackDirection), st.integers(0, 2**32 - 1)
+)
+def test_an_expectation_says_what_becomes_of_its_connection(between, port, direction, number):
+    destination, address = between
+    expect = Expectation(
+        protocol=17,
+        destination=destination,
+        destination_port=1,
+        expect_class=number,
+        helper="tftp",
+        function="nat-follow-master",
+        nat=ExpectationNat(direction=direction, port=port, address=address),
+    )
+    _, nest = conntrack_attributes({"expect": expect})
+    members = by_name(CTA_EXPECT, nest.value)
+    assert members.get("class", 0) == number
+    assert (members["help_name"], members["fn"]) == (b"tftp\0", b"nat-follow-master\0")
+    nat = by_name(CTA_EXPECT_NAT, members["nat"])
+    assert nat["dir"] == direction
+    to = Conntrack((attr(CTA, "tuple_orig", nat["tuple"]),)).original
+    assert int(to.source) == (0 if address is None else int(address))
+    assert (to.protocol, to.source_port, to.destination_port) == (17, port, 0)
+    assert to.destination.version == destination.version
+
+
+def test_an_expectation_says_nothing_of_what_was_not_asked():
+    _, nest = conntrack_attributes({"expect": EXPECT})
+    assert [*by_name(CTA_EXPECT, nest.value)] == ["tuple", "mask"]
+
+
+TO = ExpectationNat(direction=ConntrackDirection.REPLY, port=5353)
+FOLLOW = {"function": "nat-follow-master", "nat": TO}
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "text"),
+    [
+        ({"expect_class": -1}, LocalProtocolError, "expect_class: expected 0 to"),
+        ({"expect_class": 1 << 32}, LocalProtocolError, "expect_class: expected 0 to"),
+        ({"expect_class": "audio"}, TypeError, "expect_class: expected an integer, got str"),
+        ({"helper": ""}, LocalProtocolError, "helper: expected a name, or None"),
+        ({"helper": "a" * 16}, LocalProtocolError, "expect: helper: expected at most 15 ASCII"),
+        ({"helper": b"ftp"}, TypeError, "expect: helper: expected a string, got bytes"),
+        ({"nat": TO}, LocalProtocolError, "nat: expected function with it"),
+        ({"function": "sip"}, LocalProtocolError, "function: expected nat with it: sip"),
+        (FOLLOW | {"function": "follow"}, LocalProtocolError, "expected one of nat-follow-master"),
+        (FOLLOW | {"function": b"sip"}, TypeError, "function: expected a string, got bytes"),
+        (FOLLOW | {"nat": {}}, TypeError, "nat: expected an ExpectationNat, got dict"),
+        (FOLLOW | {"nat": replace(TO, port=0)}, LocalProtocolError, "expected 1 to 0xffff"),
+        (FOLLOW | {"nat": replace(TO, port=1 << 16)}, LocalProtocolError, "port: expected 0 to"),
+        (FOLLOW | {"nat": replace(TO, port=None)}, TypeError, "port: expected an integer"),
+        (FOLLOW | {"nat": replace(TO, direction=2)}, LocalProtocolError, "direction: expected 0"),
+        (FOLLOW | {"nat": replace(TO, address=A6)}, LocalProtocolError, "nat: address: .*family"),
+        (FOLLOW | {"nat": replace(TO, address="::")}, TypeError, "address: expected an address"),
+    ],
+)
+def test_a_member_of_an_expectation_that_the_kernel_would_drop_is_refused(values, error, text):
+    with pytest.raises(error, match=text):
+        conntrack_attributes({"expect": replace(EXPECT, **values)})
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
@@ -469,6 +534,18 @@ OVER_IPV6 = {"tuple_orig": tuple_of(A6, B6, **TCP), "tuple_reply": tuple_of(B6, 
         ({"expect": EXPECT}, conntrack(), None, "the connection has no helper"),
         ({"expect": EXPECT, "ct_helper": ""}, conntrack(**helper()), None, "takes the helper away"),
         ({"expect": EXPECT}, conntrack(**OVER_IPV6, **helper()), None, "addresses of IPv6"),
+        (
+            {"expect": replace(EXPECT, helper="sip")},
+            conntrack(**UDP, **helper()),
+            None,
+            "the connection's protocol 17 with it, got 6",
+        ),
+        (
+            {"expect": replace(EXPECT, helper="sip", expect_class=1)},
+            conntrack(**helper()),
+            None,
+            "no helper with it but 'ftp'",
+        ),
         ({"seq_adjust": True}, conntrack(**helper()), 41, "without NAT, with helper ftp"),
         ({"seq_adjust": True}, conntrack(NAT), 41, "with NAT, with no helper"),
         ({"seq_adjust": True}, conntrack(NAT, **UDP, **helper()), 41, "of protocol 17"),
@@ -497,6 +574,10 @@ def test_what_the_kernel_would_ignore_is_refused_with_the_reason(changes, told, 
         ({"ct_helper": ""}, conntrack(**helper()), None),
         ({"ct_helper": ""}, conntrack(Status.EXPECTED), None),
         ({"expect": EXPECT}, conntrack(**helper()), None),
+        ({"expect": replace(EXPECT, helper="sip")}, conntrack(**helper()), None),
+        ({"expect": replace(EXPECT, helper="ftp", expect_class=1)}, conntrack(**helper()), None),
+        ({"expect": replace(EXPECT, expect_class=1)}, conntrack(**UDP, **helper()), None),
+        ({"expect": replace(EXPECT, **FOLLOW)}, conntrack(**helper()), None),
         ({"seq_adjust": True}, conntrack(NAT, **helper()), 41),
         ({"seq_adjust": True}, conntrack(), 40),
     ],

@@ -788,6 +788,9 @@ def test_a_connection_changes_only_through_the_glue_and_never_refuses_a_verdict(
 
 
 TUPLE_AND_MASK = raw(2, b"") + raw(3, b"")
+UDP_AND_MASK = raw(2, raw(2, raw(1, b"\x11"))) + raw(3, b"")
+SIP: Value = (Attr(5, (Attr(1, b"sip\0"),), 0x8000),)
+OVER_UDP: Value = (Attr(1, (Attr(2, (Attr(1, 17),)),)), Attr(5, (Attr(1, b"mine\0"),), 0x8000))
 
 
 @pytest.mark.parametrize(
@@ -799,7 +802,20 @@ TUPLE_AND_MASK = raw(2, b"") + raw(3, b"")
         (HELPED, raw(5, raw(1, b"\0")), TUPLE_AND_MASK, False),
         (HELPED, raw(5, raw(1, b"sip\0")), TUPLE_AND_MASK, False),
         (HELPED, b"", TUPLE_AND_MASK + raw(9, u32(1)), False),
-        (HELPED, b"", TUPLE_AND_MASK + raw(11, b"sip\0"), False),
+        (SIP, b"", TUPLE_AND_MASK + raw(9, u32(3)), True),
+        (SIP, b"", TUPLE_AND_MASK + raw(9, u32(4)), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(11, b"sip\0"), True),
+        (HELPED, b"", TUPLE_AND_MASK + raw(11, b"ftp\0"), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(10, raw(1, u32(1)) + raw(2, b"")), True),
+        (HELPED, b"", TUPLE_AND_MASK + raw(10, raw(1, u32(2)) + raw(2, b"")), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(10, raw(1, u32(1))), False),
+        (HELPED, b"", TUPLE_AND_MASK + raw(10, raw(1, b"") + raw(2, b"")), False),
+        # A helper is found by the protocol of what is expected, here UDP.
+        (HELPED, b"", UDP_AND_MASK + raw(6, b"tftp\0"), True),
+        (HELPED, b"", UDP_AND_MASK + raw(6, b"irc\0"), False),
+        (HELPED, b"", UDP_AND_MASK + raw(6, b"ftp\0"), False),
+        (OVER_UDP, b"", UDP_AND_MASK + raw(6, b"mine\0"), True),
+        (OVER_UDP, b"", UDP_AND_MASK + raw(6, b"other\0"), False),
         (HELPED, b"", TUPLE_AND_MASK + raw(6, b"sip\0"), False),
         (HELPED, b"", TUPLE_AND_MASK + raw(8, b"\0"), False),
         (HELPED, b"", raw(2, b""), False),

@@ -45,7 +45,8 @@ from trionfq._shadow import Shadow, ShadowFailure
 from trionfq._statistics import Statistics
 from trionfq._supervisor import Workers
 from trionfq._verdict import Changes, MarkChanges, Verdict
-from trionfq._verdict_conntrack import ConntrackChanges, Expectation
+from trionfq._verdict_conntrack import ConntrackChanges
+from trionfq._verdict_expect import Expectation, ExpectationNat
 from trionfq._workers import QueueOptions, WorkersManager, open_workers
 from trionfq._workers_statistics import WorkersStatistics
 from trionfq.backends.netlink import (
@@ -91,6 +92,7 @@ __all__ = [
     "DccpRole",
     "DccpState",
     "Expectation",
+    "ExpectationNat",
     "Family",
     "Hook",
     "IPView",

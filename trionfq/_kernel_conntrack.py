@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from . import _kernel_reader as reader
 from ._kernel_reader import RefusedError
-from .schema.conntrack import CTA, CTA_EXPECT, Status
+from .schema.conntrack import CTA, CTA_EXPECT, CTA_EXPECT_NAT, CTA_PROTO, CTA_TUPLE, Status
 from .schema.nfqueue import NFQA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from ._kernel_records import PacketIn
-    from .schema import Attr
+    from .schema import Attr, Value
 
 _N = {a.name: a.number for a in NFQA.attributes}
 _CT = {a.name: a.number for a in CTA.attributes}
@@ -42,6 +42,20 @@ _EXPECT_RULES = {
     **{_E[name]: reader.U32_RULE for name in ("timeout", "id", "flags", "class")},
     _E["zone"]: reader.U16_RULE,
 }
+# exp_nat_nla_policy, tuple_nla_policy and the one member of proto_nla_policy that is read here.
+_NAT = {a.name: a.number for a in CTA_EXPECT_NAT.attributes}
+_NAT_RULES = {_NAT["dir"]: reader.U32_RULE, _NAT["tuple"]: reader.NEST_RULE}
+_TUPLE_PROTO = CTA_TUPLE.by_name["proto"].number
+_PROTO_NUM = CTA_PROTO.by_name["num"].number
+_PROTO_MEMBERS = max(CTA_PROTO.by_number)
+# By protocol, the helpers of the kernel's own modules; expect_class_max of those with more classes
+# than one; and what they register with nf_ct_helper_expectfn_register. All are taken for loaded.
+_HELPERS = {
+    6: frozenset({b"ftp", b"irc", b"sip", b"sane", b"pptp", b"Q.931"}),
+    17: frozenset({b"tftp", b"sip", b"amanda", b"netbios-ns", b"snmp", b"RAS"}),
+}
+_CLASS_MAX = {b"sip": 3}
+_FUNCTIONS = frozenset({b"nat-follow-master", b"sip", b"Q.931", b"callforwarding"})
 _LABEL_BYTES = 16
 _HELP_NAME = 1
 # Plain integers: an IntFlag takes a microsecond for every `&`.
@@ -59,6 +73,7 @@ class Connection:
         help_nest = found.get(_CT["help"], ())
         self.status = status if isinstance(status, int) else 0
         self.is_expected = bool(self.status & _EXPECTED) or _CT["tuple_master"] in found
+        self.protocol = _protocol_of(found.get(_CT["tuple_orig"]))
         self.helper = next(
             (
                 member.value.rstrip(b"\0")
@@ -67,6 +82,14 @@ class Connection:
             ),
             b"",
         )
+
+
+def _protocol_of(value: Value | None) -> int | None:
+    """The protocol of a tuple that was told."""
+    for number in (_TUPLE_PROTO, _PROTO_NUM):
+        members = value if isinstance(value, tuple) else ()
+        value = next((member.value for member in members if member.number == number), None)
+    return value if isinstance(value, int) else None
 
 
 def conntrack_changes(
@@ -146,19 +169,48 @@ def _may_help(nest: bytes, connection: Connection) -> bool:
 
 
 def _is_expected(nest: bytes, changed: dict[int, bytes], connection: Connection) -> bool:
-    """Whether ctnetlink_glue_attach_expect takes it: by a helper, of its only class.
+    """Whether ctnetlink_glue_attach_expect takes it: by a helper, of one of its classes.
 
-    Which functions and further classes a helper has is not known here; such a one is not taken.
+    Of the kernel's own helpers and functions it is known what there is. A helper in user space is
+    taken to have one class.
     """
     if not connection.helper or _name_in(changed.get(_CT["help"], b"")) == b"":
         return False
     try:
         inside = reader.attributes(nest, max(CTA_EXPECT.by_number), _EXPECT_RULES, nested=True)
+        found = inside.found
+        if not found.keys() >= {_E["tuple"], _E["mask"]}:
+            return False
+        protocol = _protocol_in(found[_E["tuple"]])
+        if _E["nat"] in found and not _is_translation(found[_E["nat"]]):
+            return False
     except RefusedError:
         return False
-    found = inside.found
-    if not found.keys() >= {_E["tuple"], _E["mask"]} or _E["fn"] in found:
+    function = found.get(_E["fn"])
+    if function is not None and function.rstrip(b"\0") not in _FUNCTIONS:
         return False
-    if _E["class"] in found and reader.u32(found[_E["class"]]):
+    if reader.u32(found.get(_E["class"], bytes(4))) > _CLASS_MAX.get(connection.helper, 0):
         return False
-    return found.get(_E["help_name"], connection.helper).rstrip(b"\0") == connection.helper
+    named = found.get(_E["help_name"])
+    return named is None or _is_helper(named.rstrip(b"\0"), protocol, connection)
+
+
+def _protocol_in(nest: bytes) -> int | None:
+    """The protocol of a tuple, None where it has none."""
+    inside = reader.attributes(nest, max(CTA_TUPLE.by_number), {}, nested=True).found
+    proto = reader.attributes(inside.get(_TUPLE_PROTO, b""), _PROTO_MEMBERS, {}, nested=True).found
+    number = proto.get(_PROTO_NUM)
+    return number[0] if number else None
+
+
+def _is_translation(nest: bytes) -> bool:
+    """Whether ctnetlink_parse_expect_nat takes it."""
+    inside = reader.attributes(nest, max(CTA_EXPECT_NAT.by_number), _NAT_RULES, nested=True).found
+    return inside.keys() >= _NAT_RULES.keys() and reader.u32(inside[_NAT["dir"]]) <= 1
+
+
+def _is_helper(name: bytes, protocol: int | None, connection: Connection) -> bool:
+    """Whether __nf_conntrack_helper_find finds it, by the protocol of what is expected."""
+    if name == connection.helper and protocol in (None, connection.protocol):
+        return True
+    return protocol is not None and name in _HELPERS.get(protocol, ())

@@ -9,29 +9,25 @@ nfnetlink_queue.c). So everything that can be known is checked here, before anyt
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from trionfq._conntrack import LABEL_BYTES, labels_to_bytes
 from trionfq._errors import LocalProtocolError
-from trionfq.schema import Attr, attr
-from trionfq.schema.conntrack import (
-    CTA,
-    CTA_EXPECT,
-    CTA_HELP,
-    CTA_IP,
-    CTA_PROTO,
-    CTA_TUPLE,
-    ExpectFlags,
-    Status,
+from trionfq._verdict_expect import (
+    Expectation,
+    check_expectation,
+    expectation_attributes,
+    helper_name,
 )
+from trionfq._verdict_expect import integer as _integer
+from trionfq.schema import Attr, attr
+from trionfq.schema.conntrack import CTA, CTA_HELP, Status
 from trionfq.schema.nfqueue import NFQA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from trionfq._conntrack import Address, Conntrack
+    from trionfq._conntrack import Conntrack
 
 _U32 = 0xFFFFFFFF
 _LABELS = 2 ** (8 * LABEL_BYTES) - 1
@@ -39,43 +35,10 @@ _TCP = 6
 # The kernel counts in ticks and cuts at INT_MAX of them (__nf_ct_set_timeout,
 # nf_conntrack_core.h); at 1000 ticks a second, the most there are, that is this many seconds.
 _MOST_TIMEOUT_S = (2**31 - 1) // 1000
-# NF_CT_HELPER_NAME_LEN, which counts a NUL.
-_MOST_HELPER_NAME = 15
 # What IPS_UNCHANGEABLE_MASK (nf_conntrack_common.h) leaves.
 _CHANGEABLE = Status.SEEN_REPLY | Status.ASSURED | Status.FIXED_TIMEOUT | Status.HELPER
 _ONLY_SET = Status.SEEN_REPLY | Status.ASSURED
 _NAT = Status.SRC_NAT | Status.DST_NAT
-# Whose tuples are two ports (nf_ct_port_nlattr_to_tuple): TCP, UDP, SCTP, UDP-Lite.
-_WITH_PORTS = frozenset({6, 17, 132, 136})
-_ANY: dict[int, Address] = {4: IPv4Address(0), 6: IPv6Address(0)}
-_ALL: dict[int, Address] = {4: IPv4Address(2**32 - 1), 6: IPv6Address(2**128 - 1)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """A connection that the packet's connection announces, so that it counts as related to it.
-
-    The kernel takes it for a connection with a helper only; how long it is expected, and how many
-    may be expected at a time, is that helper's policy. Source address and port may be left open,
-    what it goes to may not (struct nf_conntrack_tuple_mask has no destination).
-
-    Attributes:
-      protocol: IP protocol number: TCP 6, UDP 17, SCTP 132 or UDP-Lite 136.
-      destination: where it will go to.
-      destination_port: likewise.
-      source: where it will come from; None is anywhere.
-      source_port: likewise.
-      permanent: it stands for any number of connections, not for one only.
-      inactive: it is listed, yet matches nothing.
-    """
-
-    protocol: int
-    destination: Address
-    destination_port: int
-    source: Address | None = None
-    source_port: int | None = None
-    permanent: bool = False
-    inactive: bool = False
 
 
 class ConntrackChanges(TypedDict, total=False):
@@ -148,7 +111,7 @@ def conntrack_attributes(changes: Mapping[str, Any]) -> tuple[Attr, ...]:
         status = _integer("ct_status", changes["ct_status"], 0xFFFF)
         members.append(attr(CTA, "status", status))
     if "ct_helper" in asked:
-        help_members = [attr(CTA_HELP, "name", _helper_name(changes["ct_helper"]))]
+        help_members = [attr(CTA_HELP, "name", helper_name("ct_helper", changes["ct_helper"]))]
         if "ct_helper_info" in asked:
             info = _helper_info(changes["ct_helper_info"])
             help_members.append(attr(CTA_HELP, "info", info))
@@ -162,7 +125,7 @@ def conntrack_attributes(changes: Mapping[str, Any]) -> tuple[Attr, ...]:
     nest = attr(NFQA, "ct", tuple(members))
     if "expect" not in asked:
         return (nest,)
-    return nest, attr(NFQA, "exp", _expectation(changes["expect"]))
+    return nest, attr(NFQA, "exp", expectation_attributes(changes["expect"]))
 
 
 def check_unseen(changes: Mapping[str, Any]) -> None:
@@ -217,7 +180,11 @@ def check_connection(
     if "ct_helper_info" in asked:
         _check_helper_info(changes["ct_helper_info"], conntrack)
     if "expect" in asked:
-        _check_expectation(changes, conntrack)
+        if changes.get("ct_helper") == "":
+            raise LocalProtocolError(
+                "expect: ct_helper='' of the same verdict takes the helper away"
+            )
+        check_expectation(changes["expect"], conntrack)
     if new_length is not None and new_length != length:
         _check_adjustment(asked, conntrack)
 
@@ -276,24 +243,6 @@ def _check_helper_info(info: bytes, conntrack: Conntrack) -> None:
         )
 
 
-def _check_expectation(changes: Mapping[str, Any], conntrack: Conntrack) -> None:
-    expect = changes["expect"]
-    if not conntrack.helper:
-        raise LocalProtocolError(
-            "expect: the connection has no helper, and without one the kernel expects nothing "
-            "(ctnetlink_alloc_expect); give it one in a rule: nft 'ct helper set', or iptables -t "
-            "raw -j CT --helper"
-        )
-    if changes.get("ct_helper") == "":
-        raise LocalProtocolError("expect: ct_helper='' of the same verdict takes the helper away")
-    version = conntrack.original.source.version
-    if expect.destination.version != version:
-        raise LocalProtocolError(
-            f"expect: expected addresses of IPv{version} like the connection's, "
-            f"got IPv{expect.destination.version}"
-        )
-
-
 def _check_adjustment(asked: list[str], conntrack: Conntrack) -> None:
     """A verdict with NFQA_CT whose payload changes the length may shift sequence numbers."""
     nat = bool(conntrack.status & _NAT)
@@ -316,14 +265,6 @@ def _check_adjustment(asked: list[str], conntrack: Conntrack) -> None:
             "a helper (WARN_ONCE in nf_ct_seqadj_set), and with IPv6 reads the wrong bytes "
             "(nf_ct_tcp_seqadj_set); give the change with another packet's verdict"
         )
-
-
-def _integer(name: str, value: object, most: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}")
-    if not 0 <= value <= most:
-        raise LocalProtocolError(f"{name}: expected 0 to {most:#x}, got {value:#x}")
-    return int(value)
 
 
 def _masked(changes: Mapping[str, Any], name: str, member: str, read: Any) -> list[Attr]:
@@ -364,71 +305,7 @@ def _labels(name: str, value: object) -> bytes:
     return labels_to_bytes(_integer(name, value, _LABELS))
 
 
-def _helper_name(value: object) -> bytes:
-    if not isinstance(value, str):
-        raise TypeError(f"ct_helper: expected a string, got {type(value).__name__}")
-    if len(value) > _MOST_HELPER_NAME or not value.isascii() or "\0" in value:
-        raise LocalProtocolError(
-            f"ct_helper: expected at most {_MOST_HELPER_NAME} ASCII characters, got {value!r}"
-        )
-    return value.encode() + b"\0"
-
-
 def _helper_info(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise TypeError(f"ct_helper_info: expected bytes, got {type(value).__name__}")
     return value
-
-
-def _expectation(expect: object) -> tuple[Attr, ...]:
-    """The members of NFQA_EXP. Tuple and mask stand in every one.
-
-    Without either of them the kernel follows a null pointer (ctnetlink_glue_exp_parse hands it to
-    nla_parse_nested; 6.12 was seen to crash).
-    """
-    if not isinstance(expect, Expectation):
-        raise TypeError(f"expect: expected an Expectation, got {type(expect).__name__}")
-    if _integer("expect: protocol", expect.protocol, 0xFF) not in _WITH_PORTS:
-        raise LocalProtocolError(
-            f"expect: protocol: expected one of {sorted(_WITH_PORTS)}, got {expect.protocol}"
-        )
-    for name in ("source", "destination"):
-        address = getattr(expect, name)
-        if not isinstance(address, IPv4Address | IPv6Address) and (address or name != "source"):
-            raise TypeError(f"expect: {name}: expected an address, got {type(address).__name__}")
-    version = expect.destination.version
-    source: Address = _ANY[version] if expect.source is None else expect.source
-    if source.version != version:
-        raise LocalProtocolError(
-            f"expect: expected addresses of one family, got {source} and {expect.destination}"
-        )
-    port = 0 if expect.source_port is None else expect.source_port
-    flags = ExpectFlags(0)
-    if expect.permanent:
-        flags |= ExpectFlags.PERMANENT
-    if expect.inactive:
-        flags |= ExpectFlags.INACTIVE
-    mask_source = _ANY[version] if expect.source is None else _ALL[version]
-    mask_port = 0 if expect.source_port is None else 0xFFFF
-    wanted = _tuple(expect.protocol, source, port, expect.destination, expect.destination_port)
-    mask = _tuple(expect.protocol, mask_source, mask_port, _ALL[version], 0xFFFF)
-    members = [attr(CTA_EXPECT, "tuple", wanted), attr(CTA_EXPECT, "mask", mask)]
-    if flags:
-        members.append(attr(CTA_EXPECT, "flags", int(flags)))
-    return tuple(members)
-
-
-def _tuple(
-    protocol: int, source: Address, source_port: int, destination: Address, destination_port: int
-) -> tuple[Attr, ...]:
-    family = f"v{source.version}"
-    ip = (
-        attr(CTA_IP, f"{family}_src", source.packed),
-        attr(CTA_IP, f"{family}_dst", destination.packed),
-    )
-    proto = (
-        attr(CTA_PROTO, "num", protocol),
-        attr(CTA_PROTO, "src_port", _integer("expect: source_port", source_port, 0xFFFF)),
-        attr(CTA_PROTO, "dst_port", _integer("expect: destination_port", destination_port, 0xFFFF)),
-    )
-    return attr(CTA_TUPLE, "ip", ip), attr(CTA_TUPLE, "proto", proto)

@@ -44,6 +44,7 @@ from trionfq import (
     schema,
 )
 from trionfq._kernel_model import KernelModel, PacketIn
+from trionfq._kernel_records import Changes as ModelChanges
 from trionfq._verdict import Decision, decision
 from trionfq._verdict_writer import VerdictWriter
 from trionfq.schema.conntrack import CTA
@@ -452,8 +453,8 @@ async def test_what_the_kernel_would_ignore_is_refused_and_it_would(lo: Namespac
             assert bit not in connection(await asked(queue, talk)).status
 
 
-def in_the_model(packet: Packet, told: Decision) -> dict[int, bytes]:
-    """What the kernel model changes of a real packet's connection: contents by CTA_* number."""
+def in_the_model(packet: Packet, told: Decision) -> ModelChanges:
+    """What the kernel model changes by a verdict on a real packet."""
     model = KernelModel(conntrack_glue=True)
     sock = model.open_socket()
     sock.send(make_bind(0, flags=QueueFlags.CONNTRACK))
@@ -462,7 +463,7 @@ def in_the_model(packet: Packet, told: Decision) -> dict[int, bytes]:
     [packet_id] = model.enqueue(0, PacketIn.from_message(message, keep_id=True)).ids
     sock.send(VerdictWriter(0).single(packet_id, told))
     [decided] = model.take_decisions()
-    return dict(decided.changes.conntrack or {})
+    return decided.changes
 
 
 async def test_the_kernel_model_takes_and_ignores_what_the_kernel_does(lo: Namespace) -> None:
@@ -496,7 +497,7 @@ async def test_the_kernel_model_takes_and_ignores_what_the_kernel_does(lo: Names
             talk.ask()
             [packet] = await take(queue, 1)
             told = decision(Verdict.ACCEPT, {"connmark": number, **changes})
-            in_model = in_the_model(packet, told)
+            in_model = in_the_model(packet, told).conntrack or {}
             packet.settle(told)
             await trio.lowlevel.checkpoint()
             after = connection(await asked(queue, talk))
