@@ -569,12 +569,14 @@ def test_ctrl_c_ends_a_judgement_of_a_pipe_with_whole_lines() -> None:
         assert process.stdout is not None
         process.stdin.write(Path(DEMO).read_bytes())  # and no end: it waits for more
         process.stdin.flush()
-        first = process.stdout.readline()
+        found = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=30)
+        found += process.stdout.read()  # not communicate(), which forgets what was read ahead
+        assert process.stderr is not None
+        errors = process.stderr.read()
     assert process.returncode == 130, errors
     assert b"Traceback" not in errors
-    for line in (first + rest).splitlines():
+    for line in found.splitlines():
         json.loads(line)
 
 
@@ -602,3 +604,18 @@ def test_progress_is_for_terminals(capfd: pytest.CaptureFixture[str]) -> None:
             out, errors = capfd.readouterr()
             assert out == ""
             assert "work" in errors
+
+
+def test_results_go_to_the_output_while_progress_is_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for terminal in (False, True):
+        monkeypatch.setattr("trionfq.cli._console.is_terminal", lambda told=terminal: told)
+        with _console.progress("work", every=1) as tell:
+            tell(1)
+            _console.Lines().write("a result")
+            tell(2)
+        out, errors = capsys.readouterr()
+        assert out == "a result\n"
+        assert "work" in errors

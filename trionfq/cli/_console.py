@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,8 @@ class Lines:
         """
         self._writing = True
         try:
-            click.echo(text, err=self._errors)
+            with _display_away(errors=self._errors):
+                click.echo(text, err=self._errors)
         finally:
             self._writing = False
         if self._interrupted:
@@ -70,6 +72,36 @@ def lines() -> Iterator[Lines]:
         signal.signal(signal.SIGINT, before)
 
 
+_displays: list[Progress] = []
+
+
+def is_terminal() -> bool:
+    """Whether results are shown where progress is."""
+    return sys.stdout.isatty()
+
+
+@contextmanager
+def _known(display: Progress) -> Iterator[None]:
+    _displays.append(display)
+    try:
+        yield
+    finally:
+        _displays.pop()
+
+
+@contextmanager
+def _display_away(*, errors: bool) -> Iterator[None]:
+    """Take the display off the terminal while something else is written to it."""
+    if not _displays or not (errors or is_terminal()):
+        yield
+        return
+    _displays[-1].stop()
+    try:
+        yield
+    finally:
+        _displays[-1].start()
+
+
 @contextmanager
 def progress(
     what: str, *, total: int | None = None, unit: str = "packets", every: int = 256
@@ -88,7 +120,11 @@ def progress(
         return
     ending = (BarColumn(),) if total else (TextColumn("{task.completed} " + unit),)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), *ending, TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as display:
+    # Without redirecting, which would have results go where the display is.
+    shown = Progress(
+        *columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False
+    )
+    with shown as display, _known(display):
         task = display.add_task(what, total=total)
         calls = 0
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import IO, TYPE_CHECKING, cast
 
 import click
@@ -35,8 +35,9 @@ class _Told:
 
 
 @contextmanager
-def reading(name: str) -> Iterator[IO[bytes]]:
-    """A capture by its name, as a stream."""
+def reading(name: str, *, shown: bool = True) -> Iterator[IO[bytes]]:
+    """A capture by its name, as a stream; `shown` is whether there may be progress."""
     total = None if name == "-" else os.path.getsize(name)
-    with click.open_file(name, "rb") as stream, progress(name, total=total, every=1) as tell:
+    display = progress(name, total=total, every=1) if shown else nullcontext(lambda _number: None)
+    with click.open_file(name, "rb") as stream, display as tell:
         yield cast("IO[bytes]", _Told(cast("IO[bytes]", stream), tell))

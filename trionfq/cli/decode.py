@@ -13,7 +13,7 @@ from trionfq import RemoteProtocolError, schema
 from trionfq._compare_text import describe
 from trionfq.captures import Record, byte_order, open_capture
 from trionfq.cli._commands import Code
-from trionfq.cli._console import lines
+from trionfq.cli._console import is_terminal, lines
 from trionfq.cli._reading import CAPTURE, reading
 from trionfq.conformance import Field, fields
 from trionfq.schema import Direction
@@ -63,7 +63,7 @@ def command(
             given = [Record(0, None, _octets(text)) for text in texts]
             well &= _show(out, None, given, as_json=as_json)
         for name in captures:
-            with reading(name) as stream, open_capture(stream) as capture:
+            with reading(name, shown=not is_terminal()) as stream, open_capture(stream) as capture:
                 records = capture if first is None else _first(first, capture)
                 label = name if len(captures) > 1 else None
                 well &= _show(out, label, records, as_json=as_json)

@@ -218,7 +218,7 @@ class _Session:
             if chains:
                 rule = queueing(number, chains, match=match, bypass=True, namespace=namespace)
                 await stack.enter_async_context(rule)
-            click.echo(f"recording queue {number} to {self._recording.path}", err=True)
+            Lines(errors=True).write(f"recording queue {number} to {self._recording.path}")
             if seconds is not None:
                 self._scope.deadline = trio.current_time() + seconds
             try:
