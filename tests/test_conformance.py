@@ -73,6 +73,9 @@ START = asks(BIND)
 STOP = asks(UNBIND)
 TAGGED = (vlan(2, 1), attribute(20, bytes(14)), payload(ipv4()))
 
+SWEEP = message(0x303, genmsg() + attribute(2, struct.pack(">II", 1, 0x8000000A)), flags=1)
+"""Accepts whatever waits when a queue is closed, which may be nothing."""
+
 WELL_BEHAVED: list[Sent] = [
     *asks(config(command(1), params(), u32(3, 4096), u32(4, 31), u32(5, 12), flags=ACK)),
     arrives(1, u32(6, 2), mark(5), u32(16, 1000), u32(17, 1000), payload(ipv4())),
@@ -87,12 +90,8 @@ WELL_BEHAVED: list[Sent] = [
     decides(9, mark(0x10), code=4),
     arrives(10, mark(0x10)),
     decides(10, code=9 << 16 | 0x8003),
-    (
-        TO,
-        config(u32(4, 1), u32(5, 1), u32(3, 0))
-        + message(0x303, genmsg() + attribute(2, struct.pack(">II", 1, 0x8000000A)), flags=1)
-        + config(command(2)),
-    ),
+    (TO, config(u32(4, 1), u32(5, 1), u32(3, 0)) + SWEEP + config(command(2))),
+    answer(SWEEP, errno.ENOENT),
 ]
 """What a good program and a kernel say to each other: set-up, verdicts of all kinds, closing."""
 

@@ -121,7 +121,9 @@ class Answers:
             rule = "NFQ409"
         else:
             rule = "NFQ405"
-        if not request.explained:
+        # A closing batch answers whatever waits, which may be nothing.
+        closing = rule == "NFQ412" and request.unbinds
+        if not request.explained and not closing:
             self._fault(request, rule, _name(number))
         # A wrong VLAN tag or link-layer header is found when the packet has left the queue.
         lost = number == errno.ENOENT or (number == errno.EINVAL and request.link_layer)

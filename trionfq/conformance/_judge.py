@@ -194,6 +194,7 @@ class Judge:
                 context.fault("NFQ108", header.at, "nlmsghdr.len", f"{header.length} bytes")
             message = self._read(datagram, header, order)
             message.unbinds = unbound.get(message.queue, -1) > context.place.message
+            request.unbinds = message.unbinds
             if to_kernel and context.refusals == refusals:  # else the kernel refuses it unread
                 self._follow(message, operation, order, request)
             elif not to_kernel:

@@ -35,6 +35,7 @@ class Request:
       decided: packets that it decided.
       before: for a BIND the queue that was there.
       link_layer: whether a verdict changes the link-layer header or the VLAN tag.
+      unbinds: whether a later message of its datagram unbinds its queue.
       answered: whether its answer has come.
     """
 
@@ -51,6 +52,7 @@ class Request:
     decided: list[Waiting] = field(default_factory=list)
     before: QueueState | None = None
     link_layer: bool = False
+    unbinds: bool = False
     answered: bool = False
 
     def unanswered(self, context: Context) -> None:
