@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from trionfq import open_queue
 from trionfq.captures import open_capture, transcript
 from trionfq.cli._commands import commands
-from trionfq.conformance import Severity, judge
+from trionfq.conformance import judge
 
 from .harness import Namespace, Pair, eventually_sync
 
