@@ -34,6 +34,8 @@ MODULES = (
         "ipt_SYNPROXY",
         "nf_conntrack_ftp",
         "nf_nat_ftp",
+        "nf_conntrack_irc",
+        "nf_conntrack_sip",
         "iptable_raw",
         "iptable_nat",
         "nfnetlink_cthelper",

@@ -12,7 +12,10 @@ _PADDING = (
 )
 _GLUE_DUMP = "`__ctnetlink_glue_build` has no call for it"
 _GLUE_PARSE = "a verdict's NFQA_CT is not asked for it (`ctnetlink_glue_parse_ct`)"
-_EXPECTATION = "an `Expectation` has none, so trionfq sends none"
+_TUPLE_ZONE = (
+    "the connection's zone stands for it: a tuple that brings one is refused, EINVAL, and the "
+    "expectation with it (`ctnetlink_parse_tuple`, which `ctnetlink_glue_exp_parse` gives no zone)"
+)
 
 _SHOWN: dict[str, tuple[str, ...]] = {
     # --- packets ---
@@ -164,6 +167,18 @@ _SHOWN: dict[str, tuple[str, ...]] = {
     "test_conntrack.py::test_an_expectation_names_whence_and_how_often": (
         "verdict CTA_EXPECT_FLAGS",
     ),
+    "test_conntrack_expect.py::test_an_expectation_is_of_a_class_of_its_helper": (
+        "verdict CTA_EXPECT_CLASS",
+    ),
+    "test_conntrack_expect.py::test_an_expected_connection_has_the_helper_that_was_named": (
+        "verdict CTA_EXPECT_HELP_NAME",
+    ),
+    "test_conntrack_expect.py::test_an_expected_connection_is_translated_as_its_master": (
+        "verdict CTA_EXPECT_NAT",
+        "verdict CTA_EXPECT_NAT_DIR",
+        "verdict CTA_EXPECT_NAT_TUPLE",
+        "verdict CTA_EXPECT_FN",
+    ),
     "test_conntrack.py::test_sequence_numbers_follow_a_payload_that_grew": (
         "packet CTA_SEQ_ADJ_ORIG",
         "packet CTA_SEQ_ADJ_REPLY",
@@ -274,15 +289,7 @@ _NOT_SEEN: dict[str, tuple[str, ...]] = {
         "verdict CTA_FILTER_REPLY_FLAGS",
         "verdict CTA_STATUS_MASK",
     ),
-    _EXPECTATION: (
-        "verdict CTA_EXPECT_HELP_NAME",
-        "verdict CTA_EXPECT_CLASS",
-        "verdict CTA_EXPECT_NAT",
-        "verdict CTA_EXPECT_NAT_DIR",
-        "verdict CTA_EXPECT_NAT_TUPLE",
-        "verdict CTA_EXPECT_FN",
-        "verdict CTA_TUPLE_ZONE",
-    ),
+    _TUPLE_ZONE: ("verdict CTA_TUPLE_ZONE",),
     "the packet's own connection and its helper's policy stand for it "
     "(`ctnetlink_glue_attach_expect`)": (
         "verdict CTA_EXPECT_MASTER",
