@@ -13,10 +13,9 @@ import platform
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -24,27 +23,36 @@ from .features import IN_GUEST, why_not_in_guest
 from .kernels import PROPERTY
 from .machine import RESULTS_FD, TEST_LIMIT_S
 
+INTERRUPT_AGAIN_S = 10.0
+
 sys.modules["hypothesis"] = None  # type: ignore[assignment]  # pytest-trio would import it
 
 
-class TookTooLong(BaseException):
-    """A test had its time; no handler of errors takes this for one that it knows."""
+class Limit:
+    """Ends a test that takes too long, as Ctrl-C would: one test that hangs is not all tests.
 
+    Nothing is raised where the signal comes: in trio's own loop that would break every later test.
 
-@contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """End what runs in the main thread by `TookTooLong`: one test that hangs is not all tests."""
+    Attributes:
+      passed: the time is over.
+    """
 
-    def end(_number: int, _frame: FrameType | None) -> None:
-        raise TookTooLong(f"the test was ended after {seconds:.0f} s")
+    def __init__(self) -> None:
+        self.passed = False
 
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
+    def __enter__(self) -> Self:
+        self._before = signal.signal(signal.SIGALRM, self._end)
+        # Again and again, since one interrupt may fall where it does not count.
+        signal.setitimer(signal.ITIMER_REAL, TEST_LIMIT_S, INTERRUPT_AGAIN_S)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, self._before)
+
+    def _end(self, _number: int, _frame: FrameType | None) -> None:
+        self.passed = True
+        signal.raise_signal(signal.SIGINT)
 
 
 class Reporter:
@@ -70,13 +78,16 @@ class Reporter:
         self._say(do="start", test=nodeid)
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_pyfunc_call(self) -> object:  # type: ignore[misc]
+    def pytest_pyfunc_call(self) -> Iterator[None]:
+        limit = Limit()
         try:
-            with limited(TEST_LIMIT_S):
+            with limit:
                 return (yield)
-        except TookTooLong as error:
-            # pytest ends the whole run on what is no Exception.
-            pytest.fail(str(error))
+        except BaseException as error:
+            if limit.passed:
+                # An interrupt would be the end of the whole run.
+                pytest.fail(f"ended after {TEST_LIMIT_S:.0f} s: {error!r}")
+            raise
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._phases.append(report)
