@@ -768,6 +768,7 @@ async def test_lockstep_gives_one_packet_whenever_all_tasks_are_blocked() -> Non
     assert backend.receive_nowait(64).datagrams == []
     await backend.wait_readable()
     assert ids_of(backend.receive_nowait(64).datagrams) == [2]
+    backend.close()
 
 
 # -- what the program sends ------------------------------------------------------------------------
