@@ -19,7 +19,8 @@ from trionfq._kernel_model import Effect
 from trionfq._open import open_queue
 from trionfq._packet import Packet
 from trionfq._verdict import Verdict
-from trionfq.schema.nfqueue import NFQA, MessageType, QueueFlags
+from trionfq.schema.nfnetlink import Family
+from trionfq.schema.nfqueue import NFQA, MessageType
 from trionfq.testing import ScriptedBackend, make_packet
 
 POLICIES = pytest.mark.parametrize(
@@ -35,9 +36,18 @@ def backend():
 
 
 def arrive(backend, count=1, **options):
-    """Packets of a connection that nothing is said of, where the queue asks for that."""
+    """Packets, one after the other."""
     for _ in range(count):
-        backend.arrive(make_packet(**{"ct": (), **options}), bypass=True)
+        backend.arrive(make_packet(**options), bypass=True)
+
+
+def arrive_bridged(backend):
+    """A packet whose VLAN tag a verdict may change: what a kernel may refuse."""
+    arrive(backend, family=Family.BRIDGE, vlan=(0x8100, 1))
+
+
+def retag(packet):
+    packet.accept(vlan=(0x8100, 13))
 
 
 def effects(backend):
@@ -695,17 +705,16 @@ def refusal(packet_id, code=34):
 
 
 @pytest.fixture
-def conntrack():
+def refusing():
     backend = ScriptedBackend()
-    backend.kernel.conntrack_glue = True
     real = backend.send_nowait
 
     def send(datagram):
-        # The kernel takes no verdict with a connection mark of 13, and keeps the packet.
+        # The kernel takes no verdict with a VLAN tag, and keeps the packet.
         refused = [
             m.seq
             for m in schema.parse(datagram)
-            if m.type == MessageType.VERDICT and b"\0\0\0\x0d" in schema.build([m])[40:]
+            if m.type == MessageType.VERDICT and "vlan" in schema.by_name(NFQA, m.attributes)
         ]
         if refused:
             for packet_id in refused:
@@ -717,11 +726,11 @@ def conntrack():
     return backend
 
 
-async def test_a_refused_verdict_is_told_and_its_packet_gets_the_policy(conntrack, handler_of):
+async def test_a_refused_verdict_is_told_and_its_packet_gets_the_policy(refusing, handler_of):
     """Nobody else would decide it: its handler has left."""
     told = []
     async with (
-        open_queue(0, backend=conntrack, flags=QueueFlags.CONNTRACK) as queue,
+        open_queue(0, backend=refusing) as queue,
         trio.open_nursery() as nursery,
     ):
         serve = functools.partial(
@@ -729,60 +738,60 @@ async def test_a_refused_verdict_is_told_and_its_packet_gets_the_policy(conntrac
             undecided=Verdict.ACCEPT,
             error_handler=lambda error, packet: told.append((error, packet)),
         )
-        await nursery.start(serve, handler_of(lambda packet: packet.accept(connmark=13)))
-        arrive(conntrack)
+        await nursery.start(serve, handler_of(retag))
+        arrive_bridged(refusing)
         await trio.testing.wait_all_tasks_blocked()
         ((error, packet),) = told
         assert isinstance(error, VerdictRefusedError)
         assert packet.id == error.packet_id == 1
-        assert effects(conntrack) == {1: Effect.ACCEPTED}
+        assert effects(refusing) == {1: Effect.ACCEPTED}
         nursery.cancel_scope.cancel()
 
 
-async def test_the_error_handler_may_decide_a_refused_packet(conntrack, handler_of):
+async def test_the_error_handler_may_decide_a_refused_packet(refusing, handler_of):
     async with (
-        open_queue(0, backend=conntrack, flags=QueueFlags.CONNTRACK) as queue,
+        open_queue(0, backend=refusing) as queue,
         trio.open_nursery() as nursery,
     ):
         serve = functools.partial(
             queue.serve, error_handler=lambda error, packet: packet.stop(mark=2)
         )
-        await nursery.start(serve, handler_of(lambda packet: packet.accept(connmark=13)))
-        arrive(conntrack)
+        await nursery.start(serve, handler_of(retag))
+        arrive_bridged(refusing)
         await trio.testing.wait_all_tasks_blocked()
-        assert effects(conntrack) == {1: Effect.STOPPED}
+        assert effects(refusing) == {1: Effect.STOPPED}
         nursery.cancel_scope.cancel()
 
 
-async def test_a_refusal_is_logged_where_nobody_wants_to_know(conntrack, handler_of, caplog):
+async def test_a_refusal_is_logged_where_nobody_wants_to_know(refusing, handler_of, caplog):
     async with (
-        open_queue(0, backend=conntrack, flags=QueueFlags.CONNTRACK) as queue,
+        open_queue(0, backend=refusing) as queue,
         trio.open_nursery() as nursery,
     ):
-        await nursery.start(queue.serve, handler_of(lambda packet: packet.accept(connmark=13)))
-        arrive(conntrack)
+        await nursery.start(queue.serve, handler_of(retag))
+        arrive_bridged(refusing)
         await trio.testing.wait_all_tasks_blocked()
-        assert effects(conntrack) == {1: Effect.DROPPED}
+        assert effects(refusing) == {1: Effect.DROPPED}
         nursery.cancel_scope.cancel()
     (record,) = [r for r in caplog.records if r.name == "trionfq"]
     assert record.levelno == logging.WARNING
     assert "verdict for packet 1" in record.getMessage()
 
 
-async def test_a_refusal_is_told_while_every_worker_is_busy(conntrack):
+async def test_a_refusal_is_told_while_every_worker_is_busy(refusing):
     told = trio.Event()
 
     async def handler(packet):
-        packet.accept(connmark=13)
+        retag(packet)
         await told.wait()
 
     async with (
-        open_queue(0, backend=conntrack, flags=QueueFlags.CONNTRACK) as queue,
+        open_queue(0, backend=refusing) as queue,
         trio.open_nursery() as nursery,
     ):
         serve = functools.partial(queue.serve, workers=1, error_handler=lambda *_: told.set())
         await nursery.start(serve, handler)
-        arrive(conntrack)
+        arrive_bridged(refusing)
         await trio.testing.wait_all_tasks_blocked()
         assert told.is_set()
         nursery.cancel_scope.cancel()

@@ -529,6 +529,7 @@ async def test_serve_and_batches_are_alone_with_the_queue(ns: Namespace) -> None
         nursery.cancel_scope.cancel()
 
 
+@pytest.mark.not_in_guest("fewer packets fit a sender's buffer there, so that it waits for ever")
 async def test_read_ahead_ends_at_256_packets_and_the_kernels_queue_is_the_buffer(
     ns: Namespace,
 ) -> None:
