@@ -207,9 +207,7 @@ def _everything(path: Path) -> list[Any]:
         return list(read_packets(stream, Tally()))
 
 
-ETHERNET = [
-    path for path in FILES if {each.interface.link_type for each in captured(path)} == {1}
-]
+ETHERNET = [path for path in FILES if {each.interface.link_type for each in captured(path)} == {1}]
 
 
 @pytest.mark.parametrize("path", ETHERNET, ids=lambda path: path.name)
