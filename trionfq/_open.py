@@ -17,6 +17,7 @@ from trionfq._errors import (
     QueueBusyError,
 )
 from trionfq._link import Link
+from trionfq._nursery import leave
 from trionfq._protocol import QueueProtocol, check_id
 from trionfq._queue import Queue
 from trionfq._read_ahead import ReadAhead
@@ -196,19 +197,10 @@ class QueueManager:
         queue = self._queue
         assert queue is not None
         failure = queue.close(normally=exc is None)
-        interrupt: BaseException | None = None
-        try:
-            self._nursery_cancel()
-            await self._nursery_manager.__aexit__(None, None, None)
-        except trio.Cancelled:
-            pass  # from outside; the next checkpoint raises it again
-        except BaseExceptionGroup as group:
-            # A KeyboardInterrupt, of this task or of an error handler that the receive loop called.
-            _cancelled, others = group.split(trio.Cancelled)
-            if others is not None:
-                interrupt = others.exceptions[0] if len(others.exceptions) == 1 else others
+        self._nursery_cancel()
+        # A KeyboardInterrupt, of this task or of an error handler that the receive loop called.
+        interrupt = await leave(self._nursery_manager)
         if interrupt is not None:
-            # Outside of the handler, so that its context is the block's exception, not the group.
             raise interrupt
         if failure is not None and exc is None:
             raise failure

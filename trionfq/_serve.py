@@ -84,7 +84,7 @@ class Server:
                 del error, errors  # or their tracebacks keep them, and all packets of this frame
 
     async def _run_workers(self) -> None:
-        if not _is_async(self._handler):
+        if not is_async(self._handler):
             await self._until_end(self._serve_sync)
             return
         async with trio.open_nursery() as nursery:
@@ -114,7 +114,7 @@ class Server:
                         due = trio.current_time() + deadline_s
                     result = handler(packet)
                     if result is not None:
-                        _refuse_unfinished(result)
+                        refuse_unfinished(result)
                     # In here, lest Ctrl-C comes between the handler and this.
                     if not packet.decided:
                         self._leave(packet, due)
@@ -218,7 +218,8 @@ class Server:
             self._overdue.hold(packet, due)
 
 
-def _is_async(handler: Any) -> bool:
+def is_async(handler: Any) -> bool:
+    """Whether calling a handler gives what is to be awaited."""
     while isinstance(handler, functools.partial):
         handler = handler.func
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
@@ -226,7 +227,7 @@ def _is_async(handler: Any) -> bool:
     )
 
 
-def _refuse_unfinished(result: object) -> None:
+def refuse_unfinished(result: object) -> None:
     """Refuse what a plain function returned if its work would only begin now.
 
     Raises:

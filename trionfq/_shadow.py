@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import trio
 
 from trionfq._compare import Difference, differing
+from trionfq._nursery import leave
 from trionfq._packet import twin, verdict_of
 from trionfq._protocol import QueueProtocol
-from trionfq._serve import _is_async, _refuse_unfinished
+from trionfq._serve import is_async, refuse_unfinished
 from trionfq._transcript import Outcome
 from trionfq._verdict import Verdict, plain_decision
 from trionfq.schema.nfqueue import NFQA
@@ -107,7 +108,7 @@ class Shadow:
         self._handler = handler
         self._on_difference = on_difference
         self._policy = plain_decision(undecided)
-        self._workers = workers if _is_async(handler) else 1
+        self._workers = workers if is_async(handler) else 1
         self._finish_s = finish_s
         self._pairs: dict[int, _Pair] = {}
         self._owner = QueueProtocol(
@@ -164,7 +165,6 @@ class Shadow:
     ) -> None:
         self._detach()
         self._shown.close()
-        interrupt: BaseException | None = None
         try:
             if exc is None:
                 with trio.move_on_after(self._finish_s):
@@ -175,14 +175,7 @@ class Shadow:
         finally:
             self._owner.release()
             self._cancel()
-            try:
-                await self._nursery_manager.__aexit__(None, None, None)
-            except trio.Cancelled:
-                pass  # from outside; the next checkpoint raises it again
-            except BaseExceptionGroup as group:
-                _cancelled, others = group.split(trio.Cancelled)
-                if others is not None:
-                    interrupt = others.exceptions[0] if len(others.exceptions) == 1 else others
+            interrupt = await leave(self._nursery_manager)
         if interrupt is not None:
             raise interrupt
 
@@ -234,12 +227,12 @@ class Shadow:
 
     async def _show(self, other: Packet) -> None:
         try:
-            if _is_async(self._handler):
+            if is_async(self._handler):
                 await cast("Callable[[Packet], Awaitable[object]]", self._handler)(other)
             else:
                 result: Any = self._handler(other)
                 if result is not None:
-                    _refuse_unfinished(result)
+                    refuse_unfinished(result)
         except Exception as error:
             self.failed += 1
             self.failures.append(ShadowFailure(other.id, error))
