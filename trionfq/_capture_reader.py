@@ -8,6 +8,7 @@ from typing import IO, TYPE_CHECKING
 from trionfq._capture_columns import ColumnReader, file_reader
 from trionfq._capture_record import make_record
 from trionfq._capture_stream import CapturedPacket, ForwardReader, Remark, Tally
+from trionfq.schema.pcapng import LinkType
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +27,19 @@ def read_packets(stream: IO[bytes], tally: Tally) -> Iterator[CapturedPacket | R
       CaptureError: at once where it is neither; while iterating where it is malformed.
     """
     return iter(file_reader(ForwardReader(stream), tally))
+
+
+def is_of_packets(path: str | os.PathLike[str]) -> bool:
+    """Whether a capture's first packet is an ordinary one, and no netlink message.
+
+    Raises:
+      CaptureError, OSError: as `open_capture`.
+    """
+    with open(path, "rb", buffering=0) as stream:
+        for found in read_packets(stream, Tally()):
+            if isinstance(found, CapturedPacket):
+                return found.interface.link_type != LinkType.NETLINK
+    return False
 
 
 class Capture:

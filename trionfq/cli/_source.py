@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trionfq.captures import CapturedPacket, PacketSource, QueueSource, Tally, read_packets
+from trionfq._capture_reader import is_of_packets
+from trionfq.captures import PacketSource, QueueSource
 from trionfq.schema.nfqueue import Hook
-from trionfq.schema.pcapng import LinkType
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Mapping
 
 
@@ -56,12 +55,3 @@ def source_of(
         names = ", ".join(f"--{name}" for name in given)
         raise click.UsageError(f"{names}: for ordinary captures; {path} is of nfqueue traffic")
     return path if port_id is None else QueueSource(path, queue=queue, port_id=port_id)
-
-
-def is_of_packets(path: str | os.PathLike[str]) -> bool:
-    """Whether a capture's first packet is an ordinary one, and no netlink message."""
-    with open(path, "rb", buffering=0) as stream:
-        for found in read_packets(stream, Tally()):
-            if isinstance(found, CapturedPacket):
-                return found.interface.link_type != LinkType.NETLINK
-    return False

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from trionfq._capture_reader import is_of_packets
 from trionfq._capture_record import Record, byte_order
 from trionfq._foreign import packet_bytes
 from trionfq._open import open_queue
 from trionfq.backends.replay import ReplayBackend
-from trionfq.captures import CapturedPacket, PacketSource, Tally, read_packets
+from trionfq.captures import PacketSource
 from trionfq.schema.nfqueue import MessageType
-from trionfq.schema.pcapng import LinkType
 from trionfq.testing._faulty import FaultyBackend
 from trionfq.testing._messages import make_packet
 
@@ -99,7 +99,7 @@ class Replays:
 def _source(source: Any) -> Source | RecordSource:
     """What a `ReplayBackend` takes."""
     if isinstance(source, str | os.PathLike):
-        return PacketSource(source) if _is_of_packets(source) else source
+        return PacketSource(source) if is_of_packets(source) else source
     if isinstance(source, list | tuple):
         return [_datagram(each, place) for place, each in enumerate(source, 1)]
     return source  # type: ignore[no-any-return]
@@ -120,12 +120,3 @@ def _is_message(data: bytes) -> bool:
     """
     order = byte_order(data)
     return order is not None and int.from_bytes(data[_TYPE], order) == MessageType.PACKET
-
-
-def _is_of_packets(path: str | os.PathLike[str]) -> bool:
-    """Whether a capture's first packet is an ordinary one, and no netlink message."""
-    with open(path, "rb", buffering=0) as stream:
-        for found in read_packets(stream, Tally()):
-            if isinstance(found, CapturedPacket):
-                return found.interface.link_type != LinkType.NETLINK
-    return False
