@@ -9,17 +9,32 @@ from __future__ import annotations
 import itertools
 import random
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import trio
 import trio.testing
 
-from trionfq import CopyMode, Packet, QueueFlags, ReplayBackend, open_queue
+from trionfq import CopyMode, Packet, QueueFlags, QueueManager, ReplayBackend, open_queue
+from trionfq.backends import Backend
 from trionfq.captures import Outcome, transcript_digest
 from trionfq.testing import make_packet
 
 FOLDER = Path(__file__).parents[1] / "fixtures"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.pcapng"))
+
+
+def open_as_recorded(backend: Backend, settings: Mapping[str, Any]) -> QueueManager:
+    """A queue with the settings of a fixture's program."""
+    return open_queue(
+        0,
+        backend=backend,
+        copy_mode=CopyMode[settings["copy_mode"]],
+        copy_range=settings["copy_range"],
+        max_len=settings["max_len"],
+        flags=QueueFlags(sum(QueueFlags[flag] for flag in settings["flags"])),
+    )
 
 
 async def replay(name: str, chance: random.Random) -> list[Outcome]:
@@ -51,14 +66,7 @@ async def replay(name: str, chance: random.Random) -> list[Outcome]:
         if mine % 3 == 0 and held:
             held.pop(0).accept(mark=mine << 8)
 
-    async with open_queue(
-        0,
-        backend=backend,
-        copy_mode=CopyMode[settings["copy_mode"]],
-        copy_range=settings["copy_range"],
-        max_len=settings["max_len"],
-        flags=QueueFlags(sum(QueueFlags[flag] for flag in settings["flags"])),
-    ) as queue:
+    async with open_as_recorded(backend, settings) as queue:
         await queue.serve(handler, workers=8)
     return backend.transcript
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from fixtures.totals import Totals
 from trionfq import (
     CopyMode,
     LocalProtocolError,
-    QueueFlags,
     ReplayBackend,
     Verdict,
     open_queue,
@@ -26,8 +24,8 @@ from trionfq.captures import Outcome, Record, open_capture, transcript
 from trionfq.schema import Message
 from trionfq.schema.nfqueue import NFQA, VERDICT_MASK, MessageType
 
-FOLDER = Path(__file__).parents[1] / "fixtures"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.pcapng"))
+from .replay_runs import FOLDER, NAMES, open_as_recorded
+
 EACH = pytest.mark.parametrize("name", NAMES)
 LARGEST_BYTES = 100_000
 # What this kernel never sends, see tests/kernel/test_attributes.py, or what only goes to it; and
@@ -61,17 +59,9 @@ def messages(name: str) -> list[Message]:
 async def replay(name: str) -> tuple[dict[str, Any], list[Outcome]]:
     """What a replay by the recorded program's policy and settings counts, and its transcript."""
     about = notes(name)
-    settings = about["queue"]
     decide, totals = POLICIES[about["policy"]](), Totals()
     backend = ReplayBackend(FOLDER / f"{name}.pcapng", check="all")
-    async with open_queue(
-        0,
-        backend=backend,
-        copy_mode=CopyMode[settings["copy_mode"]],
-        copy_range=settings["copy_range"],
-        max_len=settings["max_len"],
-        flags=QueueFlags(sum(QueueFlags[flag] for flag in settings["flags"])),
-    ) as queue:
+    async with open_as_recorded(backend, about["queue"]) as queue:
         async for packet in queue:
             totals.look(packet)
             decide(queue, packet)

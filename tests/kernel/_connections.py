@@ -31,6 +31,17 @@ def connection(packet: Packet) -> Conntrack:
     return found
 
 
+def proxied(host: Namespace, device: str) -> str:
+    """Have SYNPROXY answer the connections that come to PORT; gives what matches them."""
+    host.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
+    to_server = f"-p tcp --dport {PORT}"
+    rule(host, "PREROUTING", f"{to_server} -i {device} --syn -j CT --notrack", table="raw")
+    state = "-m conntrack --ctstate INVALID,UNTRACKED"
+    options = "--sack-perm --timestamp --wscale 7 --mss 1460"
+    rule(host, "INPUT", f"{to_server} {state} -j SYNPROXY {options}")
+    return to_server
+
+
 class Talk:
     """A UDP conversation between two sockets of a namespace.
 

@@ -50,7 +50,17 @@ from trionfq._verdict_writer import VerdictWriter
 from trionfq.schema.conntrack import CTA
 from trionfq.testing import make_bind
 
-from ._connections import Stream, Talk, answered, asked, connection, queue_all, track, tracked_queue
+from ._connections import (
+    Stream,
+    Talk,
+    answered,
+    asked,
+    connection,
+    proxied,
+    queue_all,
+    track,
+    tracked_queue,
+)
 from ._live import PATIENCE_S, PORT, take
 from .harness import Namespace, Pair, queue_rule, rule, tool
 
@@ -695,13 +705,7 @@ async def test_an_adjustment_without_nat_is_refused(helped: Pair) -> None:
 async def test_a_proxied_connection_tells_its_numbers(pair: Pair) -> None:
     """SYNPROXY answers the client itself, and then calls the server with what it remembered."""
     host = pair.b
-    host.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
-    to_server = f"-p tcp --dport {PORT}"
-    rule(host, "PREROUTING", f"{to_server} -i {pair.b_device} --syn -j CT --notrack", table="raw")
-    state = "-m conntrack --ctstate INVALID,UNTRACKED"
-    options = "--sack-perm --timestamp --wscale 7 --mss 1460"
-    rule(host, "INPUT", f"{to_server} {state} -j SYNPROXY {options}")
-    queue_rule(host, "INPUT", f"{to_server} -i lo --syn")
+    queue_rule(host, "INPUT", f"{proxied(host, pair.b_device)} -i lo --syn")
     stream = Stream.between(pair.a, host, pair.b4, PORT)
     async with tracked_queue(host) as queue, trio.open_nursery() as nursery:
         nursery.start_soon(stream.open)

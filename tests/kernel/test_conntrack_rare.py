@@ -13,7 +13,7 @@ import trio
 
 from trionfq import ConntrackInfo, ConntrackStatus, Expectation, open_queue
 
-from ._connections import Stream, Talk, asked, connection, queue_all, track, tracked_queue
+from ._connections import Stream, Talk, asked, connection, proxied, queue_all, track, tracked_queue
 from ._live import PORT, take
 from .harness import Namespace, Pair, eventually_sync, queue_rule, rule
 from .test_conntrack import opened, sent
@@ -102,12 +102,7 @@ def timestamps(payload: bytes) -> tuple[int, int]:
 async def test_a_proxied_connection_tells_its_timestamps(pair: Pair) -> None:
     """SYNPROXY remembers its own first one, and how far the server's are away from it."""
     host = pair.b
-    host.sysctl("net.netfilter.nf_conntrack_tcp_loose", 0)
-    to_server = f"-p tcp --dport {PORT}"
-    rule(host, "PREROUTING", f"{to_server} -i {pair.b_device} --syn -j CT --notrack", table="raw")
-    state = "-m conntrack --ctstate INVALID,UNTRACKED"
-    options = "--sack-perm --timestamp --wscale 7 --mss 1460"
-    rule(host, "INPUT", f"{to_server} {state} -j SYNPROXY {options}")
+    to_server = proxied(host, pair.b_device)
     queue_rule(host, "INPUT", f"{to_server} -i lo --syn")
     queue_rule(host, "INPUT", f"{to_server} --tcp-flags PSH PSH")
     queue_rule(host, "OUTPUT", f"-p tcp --sport {PORT} --tcp-flags SYN,ACK SYN,ACK", queue=1)
